@@ -1,0 +1,56 @@
+# Two commands matter: `make demo` runs the main job, `make test` passes the tests.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RAW ?=
+LAKE ?=
+PLACE = $(if $(RAW),--raw "$(RAW)") $(if $(LAKE),--lake "$(LAKE)")
+# No run of ours speaks to the cloud's metadata address or to telemetry.
+export AWS_EC2_METADATA_DISABLED ?= true
+export DAGSTER_DISABLE_TELEMETRY = yes
+
+.PHONY: help setup demo ui test test-fast lint lock bench-feed wheel clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## the virtual environment, from the lock
+
+$(VENV)/.ready: requirements.lock pyproject.toml scripts/install_torch.py scripts/setup.sh
+	@PYTHON=$(PYTHON) UV=$(UV) VENV=$(VENV) bash scripts/setup.sh
+	@touch $@
+
+demo: setup  ## raw files in, a trained model out (RAW=<folder> for your own files, LAKE=<folder or s3://...>)
+	@$(BIN)/python -m dagster_project.demo $(PLACE)
+
+ui: setup  ## the Dagster UI on the same lake, at http://127.0.0.1:3000 (UI_PORT=, RAW=, LAKE=)
+	@$(BIN)/python -m dagster_project.ui $(PLACE)
+
+test: setup lint  ## format, lint, types, arrows between packages, then every test
+	$(BIN)/python -m pytest
+
+test-fast: setup  ## the tests that take less than a few seconds each
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup  ## format, lint, types, arrows between packages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+
+lock: setup  ## resolve the dependencies anew into requirements.lock
+	$(UV) pip compile pyproject.toml --quiet --universal --generate-hashes --upgrade \
+	  --python-version 3.11 --extra dagster --extra s3 --extra images --extra prometheus --extra dev \
+	  --no-header --output-file requirements.lock
+
+bench-feed: setup  ## the feed beside the peers that are installed (docs/benchmarks.md; ARGS="--scale 0.1")
+	$(BIN)/python -m benchmarks.feed $(ARGS)
+
+wheel: setup  ## a wheel holding penstock alone, into dist/
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean:  ## remove the environment, every cache, and data/ with the lakes, the sample and what you put there
+	rm -rf $(VENV) .uv data dist build .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,333 @@
+"""One factory turns a domain's values into Dagster assets, so that all have the same care.
+
+    bronze ─▶ table + rejected rows ─▶ feature tables ─┐
+                    └────────────────▶ label tables ───┴▶ training set ─▶ dataset
+
+Asset keys are table names. Bronze and validated tables are incremental and have no partitions;
+feature and label tables have a partition a day, and one run does any range of them.
+"""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations as types.
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from assets.lake import LakeResource
+from assets.metadata import column_schema, counts_markdown, table_metadata
+from assets.partitions import daily_partitions
+from assets.plots import bars
+from penstock.errors import SourceError
+from penstock.features import DailyTable, FeatureView, materialize
+from penstock.ingest import Source, ingest
+from penstock.ingest.ledger import read_ledger, unread_files
+from penstock.labels import Outcome
+from penstock.quality import Validation, validate
+from penstock.quality.results import Result, explain
+from penstock.quality.validation import rejects_name
+from penstock.storage.sources import without_credentials
+from penstock.tables import Table
+from penstock.training import TrainingSet, freeze, publish
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Everything of a domain that becomes an asset."""
+
+    name: str
+    source: Source
+    first_day: str
+    """Of the daily partitions, `YYYY-MM-DD`."""
+    last_day: date | None = None
+    """Of the source's data; None while new days keep coming."""
+    views: Sequence[FeatureView] = ()
+    labels: Sequence[Outcome] = ()
+    training_sets: Sequence[TrainingSet] = ()
+
+    @property
+    def daily_tables(self) -> list[DailyTable]:
+        """Feature and label tables, as they are computed a day at a time."""
+        return [definition.daily() for definition in (*self.views, *self.labels)]
+
+    def partitions(self, daily: DailyTable) -> dg.DailyPartitionsDefinition:
+        """A partition for each day that can be computed."""
+        return daily_partitions(self.first_day, self.last_day, daily.lookahead_days)
+
+
+def key(name: str) -> dg.AssetKey:
+    """The asset key of a table or dataset: its name's path."""
+    return dg.AssetKey(name.split("/"))
+
+
+def domain_assets(domain: Domain) -> list[dg.AssetsDefinition]:
+    """The assets of a domain."""
+    return [
+        _bronze(domain),
+        _validated(domain),
+        *(_daily(domain, view, {"features"}) for view in domain.views),
+        *(_daily(domain, label, {"labels"}) for label in domain.labels),
+        *(asset for spec in domain.training_sets for asset in _training_set(domain, spec)),
+    ]
+
+
+def _bronze(domain: Domain) -> dg.AssetsDefinition:
+    source = domain.source
+    uri = without_credentials(source.uri)
+
+    @dg.asset(
+        key=key(source.table),
+        group_name=domain.name,
+        description=f"Rows of the files in `{uri}` as they came, each file's exactly once.",
+        kinds={"deltalake", "bronze"},
+        owners=_owners(source.contract.owner),
+        tags={"layer": "bronze"},
+        metadata={"source": uri},
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
+        check_specs=[
+            dg.AssetCheckSpec(
+                "every_file_was_read",
+                asset=key(source.table),
+                description="No file is damaged, empty or without a column that it needs.",
+            )
+        ],
+    )
+    def bronze(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        started, opened = time.perf_counter(), lake.open()
+        try:
+            report = ingest(opened, source)
+        except SourceError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        if report.version is None:
+            raise dg.Failure(f"{uri} holds no file to read yet", allow_retries=False)
+        context.log.info(
+            "%d files, %d rows, %d failed",
+            report.files_loaded,
+            report.rows_read,
+            len(report.failed),
+        )
+        snapshot = Table(opened, source.table).snapshot()
+        seconds = time.perf_counter() - started
+        counts = {
+            "rows_in": report.rows_read,
+            "files": report.files_loaded,
+            "source_bytes": report.bytes_read,
+        }
+        return dg.MaterializeResult(
+            metadata=table_metadata(snapshot, seconds=seconds, **counts),
+            check_results=[_files_check(unread_files(read_ledger(opened, source)))],
+        )
+
+    return bronze
+
+
+def _files_check(unread: dict[str, str]) -> dg.AssetCheckResult:
+    failed = "\n".join(f"- {error}" for error in unread.values()) or "none"
+    return dg.AssetCheckResult(
+        check_name="every_file_was_read",
+        passed=not unread,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(unread)} files could not be read" if unread else None,
+        metadata={"failed": dg.MetadataValue.md(failed)},
+    )
+
+
+def _validated(domain: Domain) -> dg.AssetsDefinition:
+    source, contract = domain.source, domain.source.contract
+    table, rejects = contract.table, rejects_name(contract.table)
+    common: dict[str, Any] = {
+        "deps": [key(source.table)],
+        "group_name": domain.name,
+        "owners": _owners(contract.owner),
+        "code_version": contract.fingerprint(),
+        "automation_condition": dg.AutomationCondition.eager(),
+        "tags": {"layer": "silver"},
+    }
+
+    @dg.multi_asset(
+        name=table.replace("/", "__"),
+        specs=[
+            dg.AssetSpec(
+                key(table),
+                description=contract.description,
+                kinds={"deltalake", "silver"},
+                metadata={"dagster/column_schema": column_schema(contract.arrow_schema())},
+                **common,
+            ),
+            dg.AssetSpec(
+                key(rejects),
+                description=f"Rows that broke `{table}`'s contract, as they came, with reasons.",
+                kinds={"deltalake", "rejects"},
+                **common,
+            ),
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                expectation.name,
+                asset=key(table),
+                description=f"{expectation.describe()} ({expectation.severity})",
+                blocking=expectation.severity == "fail",
+            )
+            for expectation in contract.all_expectations
+        ],
+    )
+    def validated(
+        context: dg.AssetExecutionContext, lake: LakeResource
+    ) -> Iterator[dg.MaterializeResult]:
+        started, opened = time.perf_counter(), lake.open()
+        run = validate(opened, source)
+        context.log.info("%d accepted, %d rejected", run.rows_accepted, run.rows_rejected)
+        seconds = time.perf_counter() - started
+        counts = {
+            "rows_in": run.rows_read,
+            "accepted": run.rows_accepted,
+            "rejected": run.rows_rejected,
+        }
+        good = Table(opened, table).snapshot()
+        yield dg.MaterializeResult(
+            asset_key=key(table),
+            metadata=table_metadata(good, seconds=seconds, **counts),
+            check_results=[_check(run, result) for result in run.results],
+        )
+        bad = Table(opened, rejects).snapshot()
+        yield dg.MaterializeResult(
+            asset_key=key(rejects),
+            metadata=table_metadata(bad, seconds=0.0, rows_in=run.rows_rejected)
+            | _reasons(run.reasons),
+        )
+
+    return validated
+
+
+def _check(run: Validation, result: Result) -> dg.AssetCheckResult:
+    expectation = result.expectation
+    is_error = expectation.severity == "fail"
+    return dg.AssetCheckResult(
+        asset_key=key(run.table),
+        check_name=expectation.name,
+        passed=result.success,
+        severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
+        description=explain(run.table, result),
+        metadata={
+            "rows looked at": result.looked_at,
+            "rows that break it": result.broken,
+            "mostly": expectation.mostly,
+            "severity": expectation.severity,
+        },
+    )
+
+
+def _reasons(reasons: dict[str, int]) -> dict[str, Any]:
+    if not reasons:
+        return {}
+    return {
+        "reasons": dg.MetadataValue.md(counts_markdown(reasons, "reason")),
+        "rejects by reason": dg.MetadataValue.md(bars(reasons, "Rejected rows by reason")),
+    }
+
+
+def _daily(
+    domain: Domain, definition: FeatureView | Outcome, kinds: set[str]
+) -> dg.AssetsDefinition:
+    daily = definition.daily()
+
+    @dg.asset(
+        key=key(daily.table),
+        deps=[key(daily.source)],
+        group_name=domain.name,
+        description=definition.description,
+        kinds={"deltalake", *kinds},
+        owners=_owners(definition.owner),
+        tags={"layer": "gold"},
+        code_version=daily.fingerprint(),
+        partitions_def=domain.partitions(daily),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=2),
+    )
+    def computed(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        started, opened = time.perf_counter(), lake.open()
+        days = [date.fromisoformat(day) for day in context.partition_keys]
+        done = materialize(opened, daily, days)
+        context.log.info("%d days, %d rows, version %d", done.days, done.rows, done.version)
+        snapshot = Table(opened, daily.table).snapshot()
+        counts = {"rows_in": done.rows_in, "days": done.days, "rows_written": done.rows}
+        seconds = time.perf_counter() - started
+        return dg.MaterializeResult(metadata=table_metadata(snapshot, seconds=seconds, **counts))
+
+    return computed
+
+
+def _training_set(domain: Domain, spec: TrainingSet) -> list[dg.AssetsDefinition]:
+    inputs = [key(spec.labels.table), *(key(view.table) for view in spec.views)]
+    owners = _owners(spec.owner)
+
+    @dg.asset(
+        key=key(spec.table),
+        deps=inputs,
+        group_name=domain.name,
+        description=f"{spec.description}: labelled rows with features as of their time, at pinned "
+        "versions of their tables.",
+        kinds={"deltalake", "training_set"},
+        owners=owners,
+        tags={"layer": "gold"},
+    )
+    def training_set(lake: LakeResource) -> dg.MaterializeResult:
+        started, opened = time.perf_counter(), lake.open()
+        frozen = freeze(opened, spec)
+        snapshot = Table(opened, spec.table).snapshot()
+        seconds = time.perf_counter() - started
+        metadata = table_metadata(snapshot, seconds=seconds, rows_in=_labelled(opened, spec))
+        pinned = {name: pin["version"] for name, pin in frozen.inputs.items()}
+        return dg.MaterializeResult(
+            metadata=metadata
+            | {
+                "fingerprint": frozen.fingerprint,
+                "pinned versions": pinned,
+                "rows by split": dict(frozen.rows),
+                "split": frozen.cuts.describe(),
+            },
+            data_version=dg.DataVersion(frozen.fingerprint),
+        )
+
+    @dg.asset(
+        key=key(spec.name),
+        deps=[key(spec.table)],
+        group_name=domain.name,
+        description=f"{spec.description}: `load_dataset({spec.name!r})` streams it.",
+        kinds={"arrow", "dataset"},
+        owners=owners,
+        tags={"layer": "dataset"},
+    )
+    def dataset(lake: LakeResource) -> dg.MaterializeResult:
+        started, opened = time.perf_counter(), lake.open()
+        published = publish(opened, spec, freeze(opened, spec))
+        manifest = published.manifest
+        rows = sum(manifest.splits.values())
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": rows,
+                "dagster/uri": f"{opened.uri}/datasets/{manifest.name}/{manifest.fingerprint}",
+                "dagster/column_schema": column_schema(manifest.schema),
+                "fingerprint": manifest.fingerprint,
+                "rows_in": rows,
+                "rows by split": dict(manifest.splits),
+                "bytes": manifest.size_bytes,
+                "shards": len(manifest.shards),
+                "written anew": published.is_new,
+                "seconds": round(time.perf_counter() - started, 3),
+            },
+            data_version=dg.DataVersion(manifest.fingerprint),
+        )
+
+    return [training_set, dataset]
+
+
+def _labelled(lake: Any, spec: TrainingSet) -> int:
+    return Table(lake, spec.labels.table).snapshot().rows
+
+
+def _owners(owner: str) -> list[str]:
+    return [owner] if owner else []

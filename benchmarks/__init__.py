@@ -1,0 +1,1 @@
+"""What Penstock costs beside its alternatives: `python -m benchmarks.feed`."""

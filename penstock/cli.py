@@ -1,0 +1,498 @@
+"""The `penstock` command.
+
+Exit codes: 0 done; 1 it failed, and the message says why; 2 it was called wrongly; 3 it ran, and
+some files could not be read.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table as ConsoleTable
+
+from penstock._version import __version__
+from penstock.errors import (
+    DatasetNotFound,
+    PenstockError,
+    ProjectError,
+    TableNotFound,
+    did_you_mean,
+)
+from penstock.lake import Lake
+
+FAILED, SOME_UNREAD = 1, 3
+_WIDTH = None if sys.stdout.isatty() else 140
+console = Console(highlight=False, markup=False, soft_wrap=True, width=_WIDTH)
+
+
+class _Commands(click.Group):
+    """Tells an error of ours in a line, and suggests near commands."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PenstockError as error:
+            click.secho(f"{type(error).__name__}: ", fg="red", nl=False, err=True)
+            click.echo(str(error), err=True)
+            ctx.exit(FAILED)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = did_you_mean(args[0], self.list_commands(ctx)) if args else ""
+            raise click.UsageError(f"{error.message}{near}", ctx) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="penstock")
+def main() -> None:
+    """Penstock: a feature lake, from raw files to the GPU.
+
+    \b
+    Examples:
+      penstock ls                          tables and datasets of the lake
+      penstock show retail/sales           schema, rows, versions, last commits, preview
+      penstock ingest retail/sales         bring new files in, each exactly once
+      penstock rejects retail/sales        why rows were rejected
+      penstock publish retail/demand       freeze and publish a dataset
+    """
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that every command has."""
+
+    @click.option("--lake", help="The lake's URI; by default PENSTOCK_LAKE, then data/lake.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, lake: str | None, **options: Any) -> Any:
+        return command(*args, lake=Lake(lake), **options)
+
+    return wrapped
+
+
+_project = click.option(
+    "--project",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="The folder with schemas/ and pipelines/; by default this one.",
+)
+
+
+@main.command("ls")
+@_common
+def list_all(lake: Lake, as_json: bool) -> None:
+    """Tables and datasets of the lake.
+
+    \b
+    Examples:
+      penstock ls
+      penstock ls --lake s3://bucket/lake --json
+    """
+    from penstock.shards import open_manifest, read_tag, tags
+    from penstock.tables import Table
+
+    rows: list[dict[str, Any]] = []
+    for name in lake.table_names():
+        snapshot = Table(lake, name).snapshot_or_none()
+        if snapshot is not None:
+            rows.append(_entry(name, "table", snapshot.rows, snapshot.size_bytes, snapshot.version))
+    for name in lake.dataset_names():
+        pointers = tags(lake, name)
+        if not pointers:
+            continue  # a first publish that is under way, or was killed
+        tag = "latest" if "latest" in pointers else pointers[0]
+        manifest = open_manifest(lake, name, read_tag(lake, name, tag))
+        total = sum(manifest.splits.values())
+        rows.append(_entry(name, "dataset", total, manifest.size_bytes, manifest.fingerprint))
+    _print_rows(rows, as_json, empty=f"{lake.uri} is empty")
+
+
+def _entry(name: str, kind: str, rows: int, size: int, version: Any) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "rows": rows, "bytes": size, "version": version}
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--version", type=click.IntRange(min=0), help="A table's version; by default the newest."
+)
+@_common
+def show(lake: Lake, name: str, version: int | None, as_json: bool) -> None:
+    """A table's or dataset's schema, rows, versions, last commits and a preview.
+
+    Values of personal columns are masked.
+
+    \b
+    Examples:
+      penstock show retail/sales
+      penstock show retail/sales --version 3
+      penstock show retail/demand --json
+    """
+    tables, datasets = lake.table_names(), lake.dataset_names()
+    if name in tables:
+        _show_table(lake, name, version, as_json)
+    elif name in datasets:
+        if version is not None:
+            raise click.UsageError("--version is for tables; a dataset's versions are its tags")
+        _show_dataset(lake, name, as_json)
+    else:
+        near = did_you_mean(name, [*tables, *datasets])
+        raise TableNotFound(f"{lake.uri} has no table or dataset {name}.{near}")
+
+
+def _show_table(lake: Lake, name: str, version: int | None, as_json: bool) -> None:
+    import polars as pl
+
+    from penstock.tables import Table
+
+    snapshot = Table(lake, name).snapshot(version)
+    columns = [_column(field) for field in snapshot.schema]
+    personal = [column["name"] for column in columns if column["personal"]]
+    masked = [pl.lit("•••").alias(column) for column in personal]
+    told = [column["name"] for column in columns if not column["name"].startswith("_")]
+    preview = snapshot.scan().head(5).with_columns(masked).select(told).collect()
+    commits = [
+        {
+            "version": commit["version"],
+            "at": _iso(commit["timestamp"]),
+            "by": commit.get("penstock.application") or commit.get("operation"),
+        }
+        for commit in snapshot.history(5)
+    ]
+    value = _entry(name, "table", snapshot.rows, snapshot.size_bytes, snapshot.version)
+    value |= {"files": len(snapshot.files), "uri": snapshot.table.uri}
+    if as_json:
+        rows = json.loads(preview.write_json())
+        _echo_json({**value, "columns": columns, "commits": commits, "preview": rows})
+        return
+    _print_facts(value)
+    _print_rows(columns, as_json=False)
+    _print_rows(commits, as_json=False)
+    with pl.Config(tbl_hide_dataframe_shape=True, tbl_width_chars=console.width, tbl_cols=-1):
+        console.print(str(preview), markup=False)
+
+
+def _show_dataset(lake: Lake, name: str, as_json: bool) -> None:
+    from penstock.shards import open_manifest, read_tag, tags
+
+    pointers = {tag: read_tag(lake, name, tag) for tag in tags(lake, name)}
+    if not pointers:
+        raise DatasetNotFound(f"{name} was never published to the end")
+    manifest = open_manifest(lake, name, pointers.get("latest") or next(iter(pointers.values())))
+    total = sum(manifest.splits.values())
+    value = _entry(name, "dataset", total, manifest.size_bytes, manifest.fingerprint)
+    value |= {"splits": dict(manifest.splits), "tags": pointers, "shards": len(manifest.shards)}
+    value |= {"inputs": {table: pin["version"] for table, pin in manifest.inputs.items()}}
+    columns = [_column(field) for field in manifest.schema]
+    names = manifest.statistics["names"]
+    features = [
+        {
+            key: manifest.statistics[key][i]
+            for key in ("names", "mean", "std", "min", "max", "nulls")
+        }
+        for i in range(len(names))
+    ]
+    if as_json:
+        _echo_json({**value, "columns": columns, "features": features})
+        return
+    _print_facts(value)
+    _print_rows(columns, as_json=False)
+    _print_rows(features, as_json=False)
+
+
+@main.command()
+@click.argument("table")
+@click.option("--raw", help="The folder of raw files; by default the source's.")
+@click.option("--max-files", type=click.IntRange(min=1), help="Files a batch.")
+@_project
+@_common
+def ingest(
+    lake: Lake, table: str, raw: str | None, max_files: int | None, project: Path, as_json: bool
+) -> None:
+    """Bring new files in, exactly once each, and validate their rows.
+
+    Exits with 3 while there are files that could not be read; the others are in.
+
+    \b
+    Examples:
+      penstock ingest retail/sales
+      penstock ingest retail/sales --raw s3://bucket/raw/retail
+    """
+    from penstock.ingest import ingest as run_ingest
+    from penstock.ingest.ledger import read_ledger, unread_files
+
+    source = _source(project, table, raw)
+    report = run_ingest(lake, source, max_files=max_files)
+    unread = unread_files(read_ledger(lake, source))
+    validated = _validate(lake, source) if report.version is not None else {}
+    value = {
+        "table": report.table,
+        "batches": list(report.batches),
+        "files_loaded": report.files_loaded,
+        "rows_read": report.rows_read,
+        "bytes_read": report.bytes_read,
+        "version": report.version,
+        "unread": unread,
+        "validated": validated,
+    }
+    if as_json:
+        _echo_json(value)
+    elif not report.batches:
+        console.print(f"{source.table}: nothing new in {source.uri}")
+    else:
+        _print_facts({key: value[key] for key in list(value)[:6]} | validated)
+    if not as_json:
+        for error in unread.values():
+            click.echo(f"not read: {error}", err=True)
+    if unread:
+        sys.exit(SOME_UNREAD)
+
+
+@main.command()
+@click.argument("table")
+@_project
+@_common
+def validate(lake: Lake, table: str, project: Path, as_json: bool) -> None:
+    """Validate what was ingested and is not validated yet; show each expectation's last result.
+
+    \b
+    Examples:
+      penstock validate retail/sales
+      penstock validate retail/sales --json | jq '.results[] | select(.success | not)'
+    """
+    from penstock.quality.results import last_results
+
+    source = _source(project, table, None)
+    value = _validate(lake, source)
+    last = last_results(lake, source.contract.table)
+    if as_json:
+        _echo_json({**value, "results": last.get("results", [])})
+        return
+    _print_facts(value)
+    rows = [
+        {
+            "expectation": result["expectation_config"]["type"],
+            "column": result["expectation_config"]["kwargs"].get("column", ""),
+            "severity": result["expectation_config"]["meta"]["penstock"]["severity"],
+            "broken": result["result"]["unexpected_count"],
+            "of": result["result"]["element_count"],
+            "holds": "yes" if result["success"] else "NO",
+        }
+        for result in last.get("results", [])
+    ]
+    _print_rows(rows, as_json=False)
+
+
+@main.command()
+@click.argument("table")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to show."
+)
+@_common
+def rejects(lake: Lake, table: str, limit: int, as_json: bool) -> None:
+    """Why rows of a table were rejected, and some of them as they came.
+
+    \b
+    Examples:
+      penstock rejects retail/sales
+      penstock rejects retail/sales --limit 100 --json
+    """
+    import polars as pl
+
+    from penstock.quality.validation import rejects_name
+    from penstock.tables import Table
+
+    snapshot = Table(lake, rejects_name(table)).snapshot()
+    rows = snapshot.scan()
+    reason = pl.col("_reasons").list.eval(pl.element().struct.field("expectation"))
+    counts = (
+        rows.select(reason.alias("reason"))
+        .explode("reason")
+        .group_by("reason")
+        .len("rows")
+        .sort("rows", descending=True)
+        .collect()
+        .to_dicts()
+    )
+    personal = [pl.lit("•••").alias(f.name) for f in snapshot.schema if _column(f)["personal"]]
+    text = pl.col("_reasons").list.eval(
+        pl.format(
+            "{} ({})",
+            pl.element().struct.field("expectation"),
+            pl.element().struct.field("observed").fill_null(""),
+        )
+    )
+    shown = (
+        rows.head(limit).with_columns(*personal, text.list.join("; ").alias("reasons")).collect()
+    )
+    first = ["_source_file", "_source_row", "reasons"]
+    raw = [name for name in shown.columns if not name.startswith("_") and name != "reasons"]
+    listed = shown.select(*first, *raw).to_dicts()
+    if as_json:
+        _echo_json({"table": table, "rows": snapshot.rows, "reasons": counts, "examples": listed})
+        return
+    console.print(f"{snapshot.rows:,} rejected rows of {table}")
+    _print_rows(counts, as_json=False)
+    _print_rows([{key: row[key] for key in first} for row in listed], as_json=False)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--tag", default="latest", show_default=True, help="The tag to move to it.")
+@_project
+@_common
+def publish(lake: Lake, name: str, tag: str, project: Path, as_json: bool) -> None:
+    """Recompute stale days, freeze a training set at its inputs' versions, publish it.
+
+    With nothing new it writes nothing, and says so.
+
+    \b
+    Examples:
+      penstock publish retail/demand
+      penstock publish retail/demand --tag prod
+    """
+    from penstock.features import materialize, stale_days
+    from penstock.project import Project
+    from penstock.training import freeze
+    from penstock.training import publish as run_publish
+
+    spec = Project(project).training_set(name)
+    days: dict[str, int] = {}
+    for definition in (*spec.views, spec.labels):
+        daily = definition.daily()
+        if stale := stale_days(lake, daily):
+            days[daily.table] = materialize(lake, daily, stale).days
+    frozen = freeze(lake, spec)
+    published = run_publish(lake, spec, frozen, tag=tag)
+    value = {
+        "dataset": name,
+        "fingerprint": frozen.fingerprint,
+        "tag": tag,
+        "written": published.is_new,
+        "splits": dict(published.manifest.splits),
+        "bytes": published.manifest.size_bytes,
+        "recomputed_days": days,
+    }
+    if as_json:
+        _echo_json(value)
+        return
+    _print_facts(value)
+    if not published.is_new:
+        console.print(f"nothing new: this version was published before; {tag} points at it")
+
+
+@main.command()
+@click.option("--raw", help="A folder of raw retail files; by default a generated sample.")
+@click.option("--lake", help="The lake's URI; by default data/lake, or one for the raw folder.")
+@_project
+def demo(raw: str | None, lake: str | None, project: Path) -> None:
+    """Run the main job of the project in this folder: raw files in, a trained model out.
+
+    \b
+    Examples:
+      penstock demo
+      penstock demo --raw /data/retail
+    """
+    if not (project / "dagster_project").is_dir():
+        raise ProjectError(
+            f"{project.absolute()} has no dagster_project/; the demo is part of Penstock's "
+            "repository: clone it and run this there"
+        )
+    command = [sys.executable, "-m", "dagster_project.demo"]
+    command += ["--raw", raw] if raw else []
+    command += ["--lake", lake] if lake else []
+    environment = {**os.environ, "AWS_EC2_METADATA_DISABLED": "true"}
+    sys.exit(subprocess.run(command, cwd=project, env=environment, check=False).returncode)
+
+
+def _source(project: Path, table: str, raw: str | None) -> Any:
+    from dataclasses import replace
+
+    from penstock.project import Project
+
+    source = Project(project).source_of(table)
+    return source if raw is None else replace(source, uri=raw)
+
+
+def _validate(lake: Lake, source: Any) -> dict[str, Any]:
+    from penstock.quality import validate as run_validate
+
+    run = run_validate(lake, source)
+    return {
+        "validated_table": run.table,
+        "rows_accepted": run.rows_accepted,
+        "rows_rejected": run.rows_rejected,
+        "reasons": run.reasons,
+        "validated_version": run.version,
+    }
+
+
+def _column(field: Any) -> dict[str, Any]:
+    notes = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
+    return {
+        "name": field.name,
+        "type": str(field.type).removeprefix("extension<").removesuffix(">"),
+        "unit": notes.get("unit", ""),
+        "personal": notes.get("personal") == "true",
+        "description": notes.get("comment", ""),
+    }
+
+
+def _iso(timestamp_ms: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).isoformat(timespec="seconds")
+
+
+def _print_facts(facts: Mapping[str, Any]) -> None:
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        console.print(f"{key:{width}}  {_text(value)}", markup=False)
+    console.print()
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool, *, empty: str = "") -> None:
+    if as_json:
+        _echo_json(rows)
+        return
+    if not rows:
+        console.print(empty)
+        return
+    table = ConsoleTable(header_style="bold", box=None, pad_edge=False)
+    for name, value in rows[0].items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        table.add_column(name, justify="right" if is_number else "left")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    console.print(table)
+    console.print()
+
+
+def _text(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4g}"
+        case dict():
+            return ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
+        case list():
+            return ", ".join(_text(item) for item in value) or "none"
+        case _:
+            return str(value)
+
+
+def _echo_json(value: Any) -> None:
+    click.echo(json.dumps(value, default=str, ensure_ascii=False))

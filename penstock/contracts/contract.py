@@ -1,0 +1,126 @@
+"""A contract: the columns of a table with their types and units, its key, its event time, and
+what is expected of its rows. A value: it compares, hashes to a fingerprint, and prints itself.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import xxhash
+
+from penstock.contracts.expectations import Expectation, expect_column_values_to_not_be_null
+from penstock.errors import ContractError
+from penstock.lake import checked_name
+
+Kind = Literal["string", "int32", "int64", "float64", "bool", "date", "timestamp"]
+
+_ARROW: dict[Kind, pa.DataType] = {
+    "string": pa.string(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", "UTC"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table."""
+
+    name: str
+    kind: Kind
+    description: str = ""
+    source_name: str = ""
+    """What the column is called in raw files; by default as in the table."""
+    nullable: bool = True
+    unit: str = ""
+    personal: bool = False
+    """Whether it is about a person: masked in previews and reports, and found by an erasure."""
+
+    @property
+    def raw_name(self) -> str:
+        """The column's name in raw files."""
+        return self.source_name or self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a table promises.
+
+    Raises
+    ------
+    ContractError: a key, event time or expectation names a column that isn't there.
+    """
+
+    table: str
+    columns: tuple[Column, ...]
+    event_time: str
+    key: tuple[str, ...] = ()
+    expectations: tuple[Expectation, ...] = ()
+    description: str = ""
+    owner: str = ""
+    unknown_columns: Literal["rescue", "fail"] = "rescue"
+    """Columns of raw files that the contract doesn't know: kept as JSON in `_rescued`, or the
+    file is refused."""
+
+    def __post_init__(self) -> None:
+        checked_name(self.table)
+        known = [column.name for column in self.columns]
+        if len(set(known)) < len(known):
+            raise ContractError(f"{self.table}: a column is there twice: {sorted(known)}")
+        used = {self.event_time, *self.key}
+        for expectation in self.expectations:
+            used.update(expectation.columns)
+        if missing := sorted(used - set(known)):
+            raise ContractError(f"{self.table}: no column {', '.join(missing)}; there are {known}")
+        if self.column(self.event_time).kind != "timestamp":
+            raise ContractError(f"{self.table}: event time {self.event_time} is not a timestamp")
+        names = [expectation.name for expectation in self.all_expectations]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ContractError(f"{self.table}: expected twice: {', '.join(twice)}")
+
+    def column(self, name: str) -> Column:
+        """The column of that name."""
+        return next(column for column in self.columns if column.name == name)
+
+    @property
+    def raw_names(self) -> list[str]:
+        """The columns' names in raw files, in the contract's order."""
+        return [column.raw_name for column in self.columns]
+
+    @property
+    def all_expectations(self) -> tuple[Expectation, ...]:
+        """Those written down, after one for each column that must have a value."""
+        implied = (
+            expect_column_values_to_not_be_null(column.name)
+            for column in self.columns
+            if not column.nullable
+        )
+        return (*implied, *self.expectations)
+
+    def arrow_schema(self) -> pa.Schema:
+        """The columns as Arrow fields; description, unit and `personal` are field metadata."""
+        return pa.schema([_field(column) for column in self.columns])
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when anything in the contract does."""
+        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        return xxhash.xxh3_64_hexdigest(text.encode())
+
+    def gx_suite(self) -> dict[str, Any]:
+        """The expectations as a Great Expectations suite (JSON)."""
+        expectations = [expectation.to_gx() for expectation in self.all_expectations]
+        return {"name": self.table, "expectations": expectations, "meta": {}}
+
+
+def _field(column: Column) -> pa.Field:
+    metadata = {"comment": column.description, "unit": column.unit}
+    if column.personal:
+        metadata["personal"] = "true"
+    kept = {key: value for key, value in metadata.items() if value}
+    return pa.field(column.name, _ARROW[column.kind], metadata=kept or None)

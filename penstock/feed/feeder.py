@@ -1,0 +1,80 @@
+"""The thread that makes what comes next while the caller trains on what it has."""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_ALIVE: weakref.WeakSet[Feeder[object]] = weakref.WeakSet()
+
+
+class Feeder(Generic[T]):
+    """Runs an iterator in a thread, at most `ahead` items before they are asked for.
+
+    An iterator; closing it (or leaving the loop over it by any way) ends the thread, and so does
+    the end of the interpreter.
+    """
+
+    def __init__(self, items: Iterator[T], ahead: int) -> None:
+        self._items = items
+        self._ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(ahead)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="penstock-feed", daemon=True)
+        _ALIVE.add(self)  # pyright: ignore[reportArgumentType]
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            while True:
+                item = self._ready.get()
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item[0]
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the thread; twice does no harm."""
+        self._stop.set()
+        while self._thread.is_alive():
+            try:  # a full queue is what the thread may be waiting on
+                self._ready.get_nowait()
+            except queue.Empty:
+                self._thread.join(0.01)
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._offer((item,)):
+                    return
+            self._offer(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where the item is awaited
+            self._offer(error)
+        finally:
+            close = getattr(self._items, "close", None)
+            if close is not None:
+                close()
+
+    def _offer(self, item: tuple[T] | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.05)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread that is inside of a library when the interpreter goes down can take it along."""
+    for feeder in list(_ALIVE):
+        feeder.close()

@@ -1,0 +1,105 @@
+"""Rows of differing length, as one array of values and where each row begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+class Ragged:
+    """Strings, binary or lists of a batch; no Python object a row until one is asked for.
+
+    Indexing gives one row: `str`, `bytes`, or an array of its values. `np.asarray` of it, and
+    `tolist`, make an object a row.
+    """
+
+    def __init__(self, array: pa.Array, wrap: Callable[[NDArray[Any]], Any] | None = None) -> None:
+        self.array = array
+        """As Arrow has it, not copied."""
+        self._wrap = wrap or _as_is
+        self._is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+
+    @property
+    def offsets(self) -> Any:
+        """(rows + 1,) int64: row i is `values[offsets[i]:offsets[i + 1]]`."""
+        return self._wrap(self._offsets())
+
+    @property
+    def values(self) -> Any:
+        """All rows' values one after another; bytes (uint8) of strings and binary."""
+        return self._wrap(self._values())
+
+    @property
+    def lengths(self) -> Any:
+        """(rows,) int64."""
+        return self._wrap(np.diff(self._offsets()))
+
+    def padded(self, length: int | None = None, fill: Any = 0) -> Any:
+        """(rows, length): each row's first values, then `fill`; as long as the longest."""
+        offsets, values = self._offsets(), self._values()
+        counts = np.diff(offsets)
+        width = int(counts.max(initial=0)) if length is None else length
+        out = np.full((len(counts), width), fill, values.dtype)
+        kept = np.minimum(counts, width)
+        # Row by row in one go: where each kept value comes from, and where it goes.
+        row = np.repeat(np.arange(len(counts)), kept)
+        within = np.arange(int(kept.sum())) - np.repeat(np.cumsum(kept) - kept, kept)
+        out[row, within] = values[offsets[:-1][row] + within]
+        return self._wrap(out)
+
+    def tolist(self) -> list[Any]:
+        """A Python object a row; None where there is no value."""
+        return self.array.to_pylist()
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, row: int) -> Any:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        value = self.array[row % len(self)]
+        if not value.is_valid:
+            return None
+        return self._wrap(value.values.to_numpy()) if self._is_list else value.as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[row] for row in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self.array.to_numpy(zero_copy_only=False)
+
+    def __repr__(self) -> str:
+        return f"Ragged({len(self)} rows of {self.array.type})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ragged, (self.array,)
+
+    def _offsets(self) -> NDArray[np.int64]:
+        array = self.array
+        raw = array.buffers()[1]
+        wide = pa.types.is_large_list(array.type) or str(array.type).startswith("large_")
+        if raw is None or not len(array):
+            return np.zeros(len(array) + 1, np.int64)
+        kind = np.int64 if wide else np.int32
+        offsets = np.frombuffer(raw, kind)[array.offset : array.offset + len(array) + 1]
+        return offsets.astype(np.int64) - int(offsets[0])
+
+    def _values(self) -> NDArray[Any]:
+        array = self.array
+        if self._is_list:
+            return array.flatten().to_numpy(zero_copy_only=False)
+        raw = array.buffers()
+        if raw[2] is None or not len(array):
+            return np.zeros(0, np.uint8)
+        wide = str(array.type).startswith("large_")
+        offsets = np.frombuffer(raw[1], np.int64 if wide else np.int32)
+        first, last = int(offsets[array.offset]), int(offsets[array.offset + len(array)])
+        return np.frombuffer(raw[2], np.uint8)[first:last]
+
+
+def _as_is(values: NDArray[Any]) -> NDArray[Any]:
+    return values

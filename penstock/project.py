@@ -1,0 +1,82 @@
+"""The project folder that a command runs in: its domains, found by name.
+
+A domain is a module in `schemas/` (its sources) and one of the same name in `pipelines/` (its
+views, labels and training sets). They are loaded when a command needs them; the engine itself
+depends on neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from penstock.errors import ProjectError, did_you_mean
+from penstock.features import FeatureView
+from penstock.ingest import Source
+from penstock.labels import Outcome
+from penstock.training import TrainingSet
+
+T = TypeVar("T")
+
+
+class Project:
+    """A folder with `schemas/` and `pipelines/`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+
+    def sources(self) -> list[Source]:
+        """Every domain's sources."""
+        return self._values("schemas", Source)
+
+    def source_of(self, table: str) -> Source:
+        """The source whose rows end in a table, by the name of its bronze or validated table.
+
+        Raises
+        ------
+        ProjectError: there is none; names the near ones.
+        """
+        sources = self.sources()
+        for source in sources:
+            if table in (source.table, source.contract.table):
+                return source
+        known = [source.contract.table for source in sources]
+        raise ProjectError(f"no source has the table {table}.{did_you_mean(table, known)}")
+
+    def training_set(self, name: str) -> TrainingSet:
+        """The training set of that name.
+
+        Raises
+        ------
+        ProjectError: there is none; names the near ones.
+        """
+        found = {spec.name: spec for spec in self._values("pipelines", TrainingSet)}
+        if name not in found:
+            raise ProjectError(f"no training set {name}.{did_you_mean(name, found)}")
+        return found[name]
+
+    def definitions(self) -> list[FeatureView | Outcome]:
+        """Every feature view and label set."""
+        return [*self._values("pipelines", FeatureView), *self._values("pipelines", Outcome)]
+
+    def _values(self, package: str, kind: type[T]) -> list[T]:
+        found: list[T] = []
+        for module in self._modules(package):
+            values = [value for value in vars(module).values() if isinstance(value, kind)]
+            found += [value for value in values if value not in found]
+        return found
+
+    def _modules(self, package: str) -> list[ModuleType]:
+        folder = self.folder / package
+        if not folder.is_dir():
+            raise ProjectError(
+                f"{self.folder} has no folder {package}/; run this in a Penstock project, or name "
+                "one with --project"
+            )
+        if str(self.folder) not in sys.path:
+            sys.path.insert(0, str(self.folder))
+        names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+        return [importlib.import_module(f"{package}.{name}") for name in names]

@@ -1,0 +1,31 @@
+"""Rows out of a table by copying the data files that hold them (copy on write)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from penstock.tables.staging import StagedFile, Stager
+from penstock.tables.table import Snapshot, StoredFile
+
+
+def rewrite_without(
+    snapshot: Snapshot, column: str, values: Sequence[str]
+) -> tuple[list[StagedFile], list[StoredFile]]:
+    """Take rows out by copying the files that hold them: files to add, and files to remove.
+
+    Only data files whose statistics leave room for one of the values are read.
+    """
+    if not values:
+        return [], []
+    touched = [file for file in snapshot.files if file.may_hold(column, values)]
+    table = snapshot.table
+    with Stager(table.lake, table.name, snapshot.schema) as stager:
+        for file in touched:
+            kept = snapshot.read([file], snapshot.schema.names).filter(
+                ~pl.col(column).is_in(list(values))
+            )
+            for frame in kept.collect_batches():
+                stager.write(frame.to_arrow())
+        return stager.finish(), touched

@@ -1,0 +1,209 @@
+"""Parquet files written beside a table, with the statistics that a Delta commit needs of each."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from penstock.lake import Lake, table_key
+
+FILE_BYTES = 128 << 20
+"""Arrow bytes after which a new Parquet file is begun."""
+ROW_GROUP_ROWS = 1 << 17
+_LONGEST_BOUND = 64
+"""Characters of a string kept as a file's minimum or maximum."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """A Parquet file that no commit names yet."""
+
+    path: str
+    """Relative to the table's folder."""
+    size_bytes: int
+    rows: int
+    partition: Mapping[str, str]
+    statistics: str
+    """As Delta's protocol wants it: JSON of numRecords, minValues, maxValues, nullCount."""
+    modified_ms: int
+
+
+class Stager:
+    """Writes a stream of batches as Parquet files of a healthy size.
+
+    A context manager: leaving it by an error deletes what was staged.
+
+    Parameters
+    ----------
+    schema: of the whole table; batches are cast to it, partition columns are left out of files.
+    partition: values of the partition columns, as strings, for every row written.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        name: str,
+        schema: pa.Schema,
+        *,
+        partition: Mapping[str, str] | None = None,
+        file_bytes: int = FILE_BYTES,
+    ) -> None:
+        self._lake, self._folder = lake, table_key(name)
+        self._partition = dict(partition or {})
+        self._schema = pa.schema([f for f in schema if f.name not in self._partition])
+        self._file_bytes = file_bytes
+        self._files: list[StagedFile] = []
+        self._id = uuid.uuid4().hex
+        self._open: _OpenFile | None = None
+        self.rows = 0
+
+    def __enter__(self) -> Stager:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.abandon()
+
+    def write(self, data: pa.Table | pa.RecordBatch) -> None:
+        """Add rows, cast to the table's schema by name; columns that they lack are null.
+
+        One call's rows lie in one file.
+        """
+        table = pa.table(data) if isinstance(data, pa.RecordBatch) else data
+        columns = [
+            table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type)
+            for f in self._schema
+        ]
+        table = pa.table(columns, names=self._schema.names).cast(self._schema)
+        if self._open is not None and self._open.written_bytes >= self._file_bytes:
+            self._roll()
+        for start in range(0, table.num_rows, ROW_GROUP_ROWS):
+            piece = table.slice(start, ROW_GROUP_ROWS)
+            if self._open is None:
+                name = f"part-{self._id}-{len(self._files):04d}.parquet"
+                self._open = _OpenFile(
+                    self._lake, self._folder, name, self._schema, self._partition
+                )
+            self._open.write(piece)
+            self.rows += piece.num_rows
+
+    def finish(self) -> list[StagedFile]:
+        """Close the last file; all that were staged, for a commit to name."""
+        self._roll()
+        return list(self._files)
+
+    def abandon(self) -> None:
+        """Delete everything staged here."""
+        with contextlib.suppress(Exception):  # a half-open upload may fail to close; it goes anyway
+            self._roll()
+        discard(self._lake, self._folder, self._files)
+        self._files = []
+
+    def _roll(self) -> None:
+        if self._open is not None:
+            opened, self._open = self._open, None
+            self._files.append(opened.close())
+
+
+def discard(lake: Lake, folder: str, files: list[StagedFile]) -> None:
+    """Delete staged files that will not be committed."""
+    lake.objects.delete(f"{folder}/{file.path}" for file in files)
+
+
+class _OpenFile:
+    def __init__(
+        self, lake: Lake, folder: str, name: str, schema: pa.Schema, partition: Mapping[str, str]
+    ) -> None:
+        hive = "".join(f"{key}={quote(value, safe='')}/" for key, value in partition.items())
+        self._path = f"{hive}{name}"
+        self._partition = partition
+        self._key, self._objects = f"{folder}/{self._path}", lake.objects
+        self._sink = self._objects.open_writer(self._key)
+        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
+        self._statistics = _Statistics(schema)
+        self.written_bytes = 0
+
+    def write(self, table: pa.Table) -> None:
+        self._writer.write_table(table)
+        self._statistics.add(table)
+        self.written_bytes += table.nbytes
+
+    def close(self) -> StagedFile:
+        self._writer.close()
+        self._sink.close()
+        return StagedFile(
+            path=self._path,
+            size_bytes=self._sink.written_bytes,
+            rows=self._statistics.rows,
+            partition=self._partition,
+            statistics=self._statistics.to_json(),
+            modified_ms=int(time.time() * 1000),
+        )
+
+
+@dataclass
+class _Statistics:
+    """Row count, and each column's nulls, minimum and maximum, over the batches of one file."""
+
+    schema: pa.Schema
+    rows: int = 0
+    nulls: dict[str, int] = field(default_factory=dict)
+    lowest: dict[str, Any] = field(default_factory=dict)
+    highest: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, table: pa.Table) -> None:
+        self.rows += table.num_rows
+        for column in self.schema:
+            values = table.column(column.name)
+            self.nulls[column.name] = self.nulls.get(column.name, 0) + values.null_count
+            if not _is_ordered(column.type):
+                continue
+            bounds = pc.call_function("min_max", [values])
+            low, high = bounds["min"].as_py(), bounds["max"].as_py()
+            if low is not None:
+                self.lowest[column.name] = min(low, self.lowest.get(column.name, low))
+                self.highest[column.name] = max(high, self.highest.get(column.name, high))
+
+    def to_json(self) -> str:
+        low = {name: _bound(value, upper=False) for name, value in self.lowest.items()}
+        high = {name: _bound(value, upper=True) for name, value in self.highest.items()}
+        counts = {"numRecords": self.rows, "nullCount": self.nulls}
+        return json.dumps({**counts, "minValues": low, "maxValues": high})
+
+
+def _is_ordered(kind: pa.DataType) -> bool:
+    tests = (
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_string,
+        pa.types.is_timestamp,
+        pa.types.is_date,
+    )
+    return any(test(kind) for test in tests)
+
+
+def _bound(value: Any, *, upper: bool) -> Any:
+    """A minimum or maximum as Delta's statistics write it.
+
+    A long string's maximum is cut and then raised, so that it still bounds what was cut off.
+    """
+    match value:
+        case str() if len(value) > _LONGEST_BOUND:
+            return value[:_LONGEST_BOUND] + ("\U0010ffff" if upper else "")
+        case datetime.datetime():
+            return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        case datetime.date():
+            return value.isoformat()
+        case _:
+            return value

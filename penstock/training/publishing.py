@@ -1,0 +1,79 @@
+"""Publishing: a frozen training set as Arrow shards that `load_dataset` streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import polars as pl
+import pyarrow as pa
+
+from penstock.errors import FeatureError
+from penstock.features.daily import TIME
+from penstock.labels.outcome import LABEL
+from penstock.lake import Lake, dataset_key
+from penstock.shards import Manifest, Packing, move_tag, open_manifest, write_dataset
+from penstock.shards.manifest import MANIFEST
+from penstock.shards.tags import LATEST
+from penstock.tables import Snapshot, Table
+from penstock.training.freezing import SPLIT, Frozen
+from penstock.training.spec import TrainingSet
+from penstock.training.split import SPLITS
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A dataset in the lake."""
+
+    manifest: Manifest
+    is_new: bool
+    """Whether shards were written; not when the fingerprint was published before."""
+
+
+def publish(lake: Lake, spec: TrainingSet, frozen: Frozen, *, tag: str = LATEST) -> Published:
+    """Publish a frozen training set and point a tag at it.
+
+    The fingerprint names the dataset: publishing it again writes no shard.
+    """
+    key = f"{dataset_key(spec.name)}/{frozen.fingerprint}/{MANIFEST}"
+    is_new = lake.objects.get_or_none(key) is None
+    if is_new:
+        snapshot = Table(lake, spec.table).snapshot(frozen.version)
+        told = snapshot.metadata(f"freeze/{spec.name}").get("fingerprint")
+        if told != frozen.fingerprint or snapshot.rows != sum(frozen.rows.values()):
+            raise FeatureError(
+                f"{spec.table} version {frozen.version} has {snapshot.rows:,} rows of freeze "
+                f"{told}, not the {sum(frozen.rows.values()):,} of {frozen.fingerprint}; something "
+                "else wrote to the table. Freeze again"
+            )
+        # Columns that the spec no longer has are still in the table, and no part of this dataset.
+        wanted = {*spec.keys, TIME, LABEL, *spec.feature_names}
+        schema = pa.schema([field for field in snapshot.schema if field.name in wanted])
+        manifest = write_dataset(
+            lake,
+            spec.name,
+            frozen.fingerprint,
+            {split: _rows(snapshot, split, schema) for split in SPLITS if frozen.rows.get(split)},
+            schema,
+            Packing(tuple(spec.feature_names)),
+            inputs=frozen.inputs,
+            details={
+                "description": spec.description,
+                "owner": spec.owner,
+                "cuts": asdict(frozen.cuts),
+                "training_set_version": frozen.version,
+            },
+        )
+    else:
+        manifest = open_manifest(lake, spec.name, frozen.fingerprint)
+    move_tag(lake, spec.name, tag, frozen.fingerprint)
+    return Published(manifest, is_new)
+
+
+def _rows(snapshot: Snapshot, split: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The split's rows in frozen order, streamed file by file."""
+    for file in sorted(snapshot.files, key=lambda file: file.path):
+        frame = snapshot.read([file], snapshot.schema.names)
+        for batch in frame.collect_batches(maintain_order=True):
+            table = batch.filter(pl.col(SPLIT) == split).to_arrow()
+            yield table.select(schema.names).cast(schema)

@@ -1,0 +1,1 @@
+"""What happens to each domain's data, a module a domain."""

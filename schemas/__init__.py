@@ -1,0 +1,1 @@
+"""The contracts of this project's tables, a module a domain."""

@@ -1,0 +1,124 @@
+"""Storage that hangs, dies, comes back, or was tampered with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penstock import CacheOptions, FetchOptions, Lake, load_dataset
+from penstock.errors import StorageError
+from tests.conftest import S3Server
+from tests.shards.test_shards import publish
+
+QUICK = FetchOptions(stall_seconds=0.6, attempts=2, backoff_seconds=0.1)
+PATIENT = FetchOptions(stall_seconds=2, attempts=20, backoff_seconds=0.5)
+
+
+@pytest.fixture
+def gateway(s3_server: S3Server) -> str:
+    """The launcher of the real S3 server, which can be frozen and crashed."""
+    launcher = os.environ.get("PENSTOCK_S3SERVER")
+    if not launcher or s3_server.kind == "moto":
+        pytest.skip("only the real S3 server can be frozen and crashed")
+    return launcher
+
+
+def order(launcher: str, verb: str) -> None:
+    """Freeze, thaw, crash or restart it."""
+    subprocess.run([launcher, verb], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_a_stalled_server_times_out_and_names_the_object(
+    gateway: str, s3_lake: Lake, tmp_path: Path
+) -> None:
+    publish(s3_lake)
+    feed = load_dataset("shop/numbers", lake=s3_lake, cache=tmp_path, fetch=QUICK).batch(100)
+    order(gateway, "freeze")
+    began = time.monotonic()
+    try:
+        with pytest.raises(
+            StorageError, match=r"shard-0000\d\.arrow: no answer for 0.6 s; gave up"
+        ):
+            list(feed)
+        waited = time.monotonic() - began
+        feed.close()
+    finally:
+        order(gateway, "thaw")
+
+    assert waited < 10
+    assert time.monotonic() - began < 15
+    assert sorted(n for batch in feed for n in batch["label"]) == sorted(-np.arange(1000.0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("harm", "cure"), [("freeze", "thaw"), ("crash", "restart")])
+def test_a_run_goes_on_when_the_server_comes_back(
+    gateway: str, s3_lake: Lake, tmp_path: Path, harm: str, cure: str
+) -> None:
+    publish(s3_lake)
+    feed = load_dataset("shop/numbers", lake=s3_lake, cache=tmp_path, fetch=PATIENT).batch(100)
+    order(gateway, harm)
+    healer = threading.Timer(2.5, order, (gateway, cure))
+    healer.start()
+    try:
+        labels = [n for batch in feed for n in batch["label"]]
+    finally:
+        healer.join()
+
+    assert sorted(labels) == sorted(-np.arange(1000.0))
+    assert feed.metrics()["retries"] > 0
+    feed.close()
+
+
+def test_a_wrong_key_is_told_at_once(s3_server: S3Server, s3_lake: Lake, tmp_path: Path) -> None:
+    if s3_server.kind == "moto":
+        pytest.skip("moto accepts any key")
+    publish(s3_lake)
+    feed = load_dataset("shop/numbers", lake=s3_lake, cache=tmp_path, fetch=PATIENT).batch(100)
+    wrong = Lake(s3_lake.uri, storage_options={**s3_server.options, "aws_secret_access_key": "no"})
+    object.__setattr__(feed._opened.source, "lake", wrong)
+    began = time.monotonic()
+
+    with pytest.raises(StorageError, match="Check the credentials"):
+        list(feed)
+
+    assert time.monotonic() - began < 5
+
+
+def test_a_slow_request_is_asked_a_second_time(
+    s3_lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    from penstock.storage.objects import ObjectStore
+
+    publish(s3_lake, rows=20_000)
+    ask, asked = ObjectStore.get_range_async, 0
+
+    async def sometimes_slow(store: ObjectStore, key: str, start: int, length: int) -> object:
+        nonlocal asked
+        asked += 1
+        if asked == 60:
+            await asyncio.sleep(30)
+        return await ask(store, key, start, length)
+
+    monkeypatch.setattr(ObjectStore, "get_range_async", sometimes_slow)
+    feed = load_dataset(
+        "shop/numbers", lake=s3_lake, cache=CacheOptions(tmp_path), fetch=FetchOptions(in_flight=4)
+    ).batch(500)
+    monkeypatch.setattr("penstock.feed.source._RUN_BYTES", 1)  # a request a block
+    began = time.monotonic()
+
+    assert len(list(feed)) == 40
+
+    assert time.monotonic() - began < 15
+    assert asked > 60
+    assert feed.metrics()["hedges"] >= 1
+    feed.close()

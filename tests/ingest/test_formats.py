@@ -1,0 +1,120 @@
+"""The same rows from every format."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from penstock import validate
+from penstock.ingest import ingest
+from tests.conftest import Shop, utc
+
+_ROWS = pl.DataFrame(
+    {
+        "id": ["o1", "o2", "o3"],
+        "product": ["a, b", 'say "hi"', "line\nbreak"],
+        "units": [1, 2, 3],
+        "price": [0.5, 1.25, None],
+        "at": [utc("2024-03-01T10:00:00"), utc("2024-03-01T10:00:00.5"), utc("2024-03-02")],
+        "email": ["x@example.com", None, "ü@example.com"],
+    }
+)
+
+
+def _csv(path: Path) -> None:
+    _ROWS.write_csv(path.with_suffix(".csv"), datetime_format="%Y-%m-%d %H:%M:%S%.f")
+
+
+def _csv_gz(path: Path) -> None:
+    text = _ROWS.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
+    path.with_suffix(".csv.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def _jsonl(path: Path) -> None:
+    lines = (json.dumps({**row, "at": row["at"].isoformat()}) for row in _ROWS.to_dicts())
+    path.with_suffix(".jsonl").write_text("\n\n".join(lines) + "\n")
+
+
+def _parquet(path: Path) -> None:
+    _ROWS.write_parquet(path.with_suffix(".parquet"))
+
+
+def _arrow_file(path: Path) -> None:
+    _ROWS.write_ipc(path.with_suffix(".arrow"))
+
+
+def _arrow_stream(path: Path) -> None:
+    table = _ROWS.to_arrow()
+    with pa.ipc.new_stream(path.with_suffix(".arrow"), table.schema) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    "write", [_csv, _csv_gz, _jsonl, _parquet, _arrow_file, _arrow_stream], ids=lambda f: f.__name__
+)
+def test_the_same_rows_come_from_every_format(shop: Shop, write: Callable[[Path], None]) -> None:
+    write(shop.raw / "orders")
+
+    report = ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+
+    assert (report.files_loaded, report.failed) == (1, {})
+    read = shop.rows("shop/orders").sort("order_id")
+    columns = ("order_id", "product", "units", "price", "at", "email")
+    assert read.select(columns).rows() == _ROWS.rows()
+    lines = [1, 3, 5] if write is _jsonl else [1, 2, 3]
+    assert read["_source_row"].to_list() == lines
+
+
+def test_a_json_line_that_is_none_is_rejected_and_unknown_keys_are_kept(shop: Shop) -> None:
+    good = '{"id": "o1", "product": "a", "units": 2, "at": "2024-03-01", "tags": ["x", {"y": 1}]}'
+    (shop.raw / "a.jsonl").write_text(f"{good}\n{{broken\n[1, 2]\n{good.replace('o1', 'o4')}\n")
+
+    ingest(shop.lake, shop.source)
+    run = validate(shop.lake, shop.source)
+
+    assert (run.rows_accepted, run.rows_rejected, run.reasons) == (2, 2, {"malformed_row": 2})
+    raw = shop.rows("shop/orders_raw").sort("_source_row")
+    assert raw["_source_row"].to_list() == [1, 2, 3, 4]
+    assert json.loads(raw["_rescued"][0]) == {"tags": ["x", {"y": 1}]}
+    assert raw["_rescued"].to_list()[1:3] == ["{broken", "[1, 2]"]
+
+
+def test_files_of_other_formats_are_left_alone(shop: Shop) -> None:
+    shop.write_orders("a.csv", 1)
+    (shop.raw / "README.md").write_text("# not data")
+
+    assert ingest(shop.lake, shop.source).files_loaded == 1
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".jsonl"])
+def test_a_damaged_file_of_any_format_is_recorded(shop: Shop, suffix: str) -> None:
+    (shop.raw / f"bad{suffix}").write_bytes(b"\x00\xff damaged" * 20)
+    shop.write_orders("good.csv", 1)
+
+    report = ingest(shop.lake, shop.source)
+
+    assert report.files_loaded == 1
+    assert list(report.failed) == [f"bad{suffix}"]
+
+
+def test_a_large_parquet_file_comes_in_batches(shop: Shop, tmp_path: Path) -> None:
+    count = 150_000
+    table = pa.table(
+        {
+            "id": [f"o{n}" for n in range(count)],
+            "product": ["a"] * count,
+            "units": [1] * count,
+            "at": pa.array([utc("2024-03-01")] * count, pa.timestamp("us", "UTC")),
+        }
+    )
+    pq.write_table(table, shop.raw / "a.parquet")
+
+    assert ingest(shop.lake, shop.source).rows_read == count

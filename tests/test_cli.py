@@ -1,0 +1,140 @@
+"""The `penstock` command, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.retail_sample import write_sample
+from tests.conftest import ROOT
+
+PENSTOCK = str(Path(sys.executable).parent / "penstock")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw files that were ingested and published into a lake."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_sample(folder / "raw", rows=12_000, days=30)
+    (folder / "raw" / "broken.csv").write_bytes(b"")
+    assert run(folder, "ingest", "retail/sales", "--raw", str(folder / "raw")).returncode == 3
+    assert run(folder, "publish", "retail/demand").returncode == 0
+    return folder
+
+
+def run(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `penstock` in the project, on the place's lake."""
+    environment = {**os.environ, "PENSTOCK_LAKE": str(place / "lake"), "COLUMNS": "200"}
+    return subprocess.run(
+        [PENSTOCK, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def as_json(place: Path, *arguments: str) -> dict:
+    """What a command prints with --json."""
+    done = run(place, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_ls_lists_tables_and_datasets(place: Path) -> None:
+    entries = {(e["kind"], e["name"]): e for e in as_json(place, "ls")}
+
+    assert ("table", "retail/sales__rejected") in entries
+    assert len(entries["dataset", "retail/demand"]["version"]) == 32
+    assert "retail/product_features" in run(place, "ls").stdout
+
+
+def test_show_of_a_table(place: Path) -> None:
+    told = as_json(place, "show", "retail/sales")
+
+    columns = {column["name"]: column for column in told["columns"]}
+    assert columns["unit_price"]["unit"] == "GBP"
+    assert columns["customer_id"]["personal"]
+    assert {row["customer_id"] for row in told["preview"]} == {"•••"}
+    assert told["commits"][0]["by"] == "validate/retail/sales_raw"
+    assert "invoice_time" in run(place, "show", "retail/sales").stdout
+
+
+def test_show_of_a_dataset(place: Path) -> None:
+    told = as_json(place, "show", "retail/demand")
+
+    assert set(told["splits"]) == {"train", "test"}
+    assert told["tags"] == {"latest": told["version"]}
+    assert told["features"][0]["names"] == "units_1d"
+    assert "units_28d" in run(place, "show", "retail/demand").stdout
+
+
+def test_rejects_counts_the_reasons_and_masks_what_is_personal(place: Path) -> None:
+    told = as_json(place, "rejects", "retail/sales", "--limit", "5")
+
+    assert sum(r["rows"] for r in told["reasons"]) >= told["rows"] > 0
+    assert {row["CustomerID"] for row in told["examples"]} == {"•••"}
+    assert "unit_price_values_to_be_between" in run(place, "rejects", "retail/sales").stdout
+
+
+def test_validate_shows_the_last_results(place: Path) -> None:
+    told = as_json(place, "validate", "retail/sales")
+
+    assert told["rows_accepted"] == 0
+    assert any(result["success"] for result in told["results"])
+    assert "expect_column_values_to_be_between" in run(place, "validate", "retail/sales").stdout
+
+
+def test_ingesting_and_publishing_again_find_nothing_new(place: Path) -> None:
+    ingested = run(place, "ingest", "retail/sales", "--raw", str(place / "raw"))
+    published = run(place, "publish", "retail/demand")
+
+    # The broken file is still there, and still told of.
+    assert (ingested.returncode, published.returncode) == (3, 0)
+    assert "not read: broken.csv: the file is empty" in ingested.stderr
+    assert "nothing new" in ingested.stdout
+    assert "nothing new" in published.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["show", "retail/sale"], 1, "Did you mean retail/sales"),
+        (["rejects", "retail/salse"], 1, "has no table retail/salse__rejected"),
+        (["publish", "retail/demnd"], 1, "Did you mean retail/demand?"),
+        (["ingest", "retail/sold"], 1, "Did you mean retail/sales?"),
+        (["ingest", "retail/sales", "--raw", "/nowhere"], 1, "no such folder"),
+        (["ls", "--lake", "s3://bucket/lake"], 1, "no credentials"),
+        (["shwo", "x"], 2, "Did you mean show?"),
+        (["show"], 2, "Missing argument"),
+        (["rejects", "retail/sales", "--limit", "-1"], 2, "not in the range"),
+        (["show", "retail/demand", "--version", "1"], 2, "--version is for tables"),
+        (["ls", "--lake", "/nowhere/[/x]"], 1, "there is no lake here"),
+        (["publish", "retail/demand", "--tag", "A B"], 1, "'A B' is no tag"),
+        (["demo", "--project", "/tmp"], 1, "has no dagster_project/"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_gets_one_clear_line_and_an_exit_code(
+    place: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = run(place, *arguments)
+
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["", "ls", "show", "ingest", "validate", "publish", "rejects", "demo"]
+)
+def test_help_has_examples(place: Path, command: str) -> None:
+    arguments = [command, "--help"] if command else ["--help"]
+
+    assert "Examples:" in run(place, *arguments).stdout
