@@ -1,10 +1,12 @@
-"""One stretch of address space for all blocks of a dataset, so that a row is gathered by address.
+"""One stretch of address space for all files of a dataset, so that a row is gathered by address.
 
-    │ shard 0 │ shard 1 │ ... │ slots │
-      files, mapped where they lie      memory for blocks that no file holds
+    │ shard 0 │ shard 1 │ ... │
 
-The stretch is reserved at once and costs nothing until a file or memory is put there; to touch the
-rest is a fault, not a wrong row. It is given back when nothing refers to it any more.
+The stretch is reserved at once and costs nothing until a file is put there; to touch the rest is a
+fault, not a wrong row. It is given back when nothing refers to it any more.
+
+A block that no file holds lies wherever it was received. So that one call gathers rows of both
+kinds, the whole of the process's addresses is one array, in which every block has its place.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from numpy.typing import NDArray
 from penstock.errors import ShardError
 
 PAGE = mmap.PAGESIZE
+ORIGIN = PAGE
+"""The address of the first byte of `everywhere()`."""
+_ADDRESSES = 1 << 48
+"""What Linux gives to a process, on x86-64 (47 bits) and on arm64."""
 _PROT_NONE, _MAP_FIXED, _MAP_NORESERVE, _MADV_DONTNEED = 0, 0x10, 0x4000, 4
 _FAILED = ctypes.c_void_p(-1).value
 
@@ -30,6 +36,16 @@ _FAILED = ctypes.c_void_p(-1).value
 def page_up(size: int) -> int:
     """`size` in whole pages."""
     return -(-size // PAGE) * PAGE
+
+
+@cache
+def everywhere() -> NDArray[np.uint8]:
+    """All addresses of the process from `ORIGIN` up, as one array; most of it is a fault to touch.
+
+    It keeps nothing alive: who reads in it holds what lies there.
+    """
+    memory = (ctypes.c_uint8 * (_ADDRESSES - ORIGIN)).from_address(ORIGIN)
+    return np.ctypeslib.as_array(memory)
 
 
 class Arena:
@@ -52,11 +68,6 @@ class Arena:
         if length:
             flags = mmap.MAP_SHARED | _MAP_FIXED
             _map(self.address + offset, length, mmap.PROT_READ, flags, descriptor)
-
-    def map_memory(self, offset: int, length: int) -> None:
-        """Put empty memory at `offset`; it takes room once it is written."""
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
-        _map(self.address + offset, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1)
 
     def forget(self, offset: int, length: int) -> None:
         """Let go of the pages of a mapped file; they come back from the system's cache if touched.

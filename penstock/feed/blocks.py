@@ -1,24 +1,27 @@
-"""Blocks of one split in one stretch of address space, brought there before they are needed.
+"""Blocks of one split by address, brought here before they are needed.
 
     want ─▶ coming ─▶ here ─▶ released
             local disk: mapped where it lies, its checksum verified once
-            cache: mapped from the cache's file, fetched into it by whoever claims it first
-            otherwise: fetched into a slot of memory
+            cache: mapped from the cache's file
+            otherwise: fetched by whoever claims it first, held in memory, written to the cache
+            behind (behind.py), or at once where all of a dataset is to stay
 
-A block that is wanted stays until it is released; a slot, the cache's pin and a block's checksum
-are all bound to that. Nothing is read from storage but by the worker threads here.
+A block that is wanted stays until it is released; its memory, the cache's pin and its checksum are
+all bound to that. Nothing is read from storage but by the worker threads here.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import random
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,24 +31,31 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from penstock.errors import ShardError
-from penstock.feed.arena import PAGE, Arena, page_up
+from penstock.feed.arena import ORIGIN, PAGE, Arena, everywhere, page_up
+from penstock.feed.behind import WriteBehind
 from penstock.feed.cache import CacheOptions, ShardCache
 from penstock.feed.fetch import Fetcher, FetchOptions
 from penstock.feed.metrics import Metrics
 from penstock.feed.source import BlockSource
+from penstock.feed.workers import Workers
 
 log = logging.getLogger(__name__)
 
 _CLAIM_WAIT_SECONDS = 0.002
 _LOCAL_THREADS = 4
+_LOOK_SECONDS = 0.1
+_ALIGNED = 16
+"""Bytes to which a block in memory is aligned, so that its columns are."""
+_ALIVE: weakref.WeakSet[BlockStore] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryOptions:
     """How much memory a feed may hold."""
 
-    slot_bytes: int = 512 << 20
-    """Of blocks that no file on this machine holds: without a cache, or past its budget."""
+    held_bytes: int = 512 << 20
+    """Of blocks that no file on this machine holds: without a cache, past its budget, or not yet
+    written to it."""
     ahead_bytes: int = 256 << 20
     """Of blocks fetched before they are needed."""
 
@@ -82,15 +92,12 @@ class BlockStore:
         for _, size in layout.files:
             starts.append(end)
             end += page_up(size)
-        room = layout.room[source.in_layout]
-        self._slot_size = page_up(int(room.max(initial=PAGE)))
         typical = int(source.block_bytes.max(initial=PAGE))
-        self._slot_count = max(8, min(count, memory.slot_bytes // max(1, typical)))
-        self._slots_at = end
-        # Twice as many as may be in use: groups of wanted blocks overlap by one.
-        slots = 0 if self.is_local else 2 * self._slot_count + 64
-        self.arena = Arena(end + slots * self._slot_size)
-        self._free_slots = list(range(slots))
+        self._held_count = max(8, min(count, memory.held_bytes // max(1, typical)))
+        self.memory, self.origin = everywhere(), ORIGIN
+        """Where blocks lie, and the address of its first byte."""
+        self._arena = Arena(end)
+        self._held: dict[int, pa.Buffer] = {}
         self._file_starts = np.array(starts, np.int64)
         self._mapped = set[int]()
         self._lock = threading.Lock()
@@ -106,12 +113,17 @@ class BlockStore:
         self.next_use: Callable[[], NDArray[np.int64]] | None = None
         """When each block is needed next, as numbers to compare; the cache evicts by it."""
         threads = min(fetch.in_flight if source.is_remote else _LOCAL_THREADS, source.most_at_once)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="penstock-block")
+        self._workers = Workers(threads, "penstock-block")
+        self._behind = None
+        if self._cache is not None and not is_sticky:
+            self._behind = _written_behind(self, self._cache, memory.held_bytes // 2)
+        _ALIVE.add(self)
+        weakref.finalize(self, self._workers.end).atexit = False  # who forgets to close it
 
     @property
     def most_coming(self) -> int:
         """Blocks that may be wanted at once when they are not here."""
-        return len(self.source.rows) if self.is_local else self._slot_count
+        return len(self.source.rows) if self.is_local else self._held_count
 
     def here(self, blocks: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the blocks need not be waited for."""
@@ -125,11 +137,16 @@ class BlockStore:
             for run in self.source.runs(missing):
                 self._begin(run)
 
-    def wait(self, blocks: NDArray[np.int64]) -> None:
+    def wait(self, blocks: NDArray[np.int64], is_left: Callable[[], bool] = lambda: False) -> None:
         """Until the blocks, which are wanted, are here.
+
+        Parameters
+        ----------
+        is_left: asked now and then; nobody waits any more when it is true.
 
         Raises
         ------
+        CancelledError: nobody waits any more.
         ShardError: a block's bytes are not what was published.
         StorageError: the lake can't be reached.
         """
@@ -140,7 +157,7 @@ class BlockStore:
                     if future is None and not self._is_here[block]:  # it failed for another
                         future = self._begin([block])
                 if future is not None:
-                    future.result()
+                    self._wait_for(future, is_left)
 
     def release(self, blocks: NDArray[np.int64]) -> None:
         """Give up blocks that were wanted."""
@@ -157,26 +174,37 @@ class BlockStore:
                 return
             for block in idle:
                 self._idle[block] = None
-            in_slots = [n for n in self._idle if self._place[n] >= self._slots_at]
-            if len(in_slots) > self._slot_count:
-                self._drop(in_slots[: -self._slot_count])
+            held = [block for block in self._idle if block in self._held]
+            if len(held) > self._held_count:
+                self._drop(held[: -self._held_count])
 
     def batch(self, block: int) -> pa.RecordBatch:
         """A wanted block's rows over its own memory; valid until it is released."""
         with self._lock:
             known = self._batches.get(block)
         if known is None:
-            at = self.source.in_layout[block]
-            room = int(self.source.layout.room[at])
-            message = pa.ipc.read_message(self.arena.buffer(int(self._place[block]), room))
+            message = pa.ipc.read_message(self.buffer(block))
             known = pa.ipc.read_record_batch(message, self.source.schema)
             with self._lock:
                 self._batches[block] = known
         return known
 
+    def buffer(self, block: int) -> pa.Buffer:
+        """A wanted block's bytes, not copied; they stay as long as the buffer or the want does."""
+        held = self._held.get(block)
+        if held is not None:
+            return held
+        room = int(self.source.layout.room[self.source.in_layout[block]])
+        return self._arena.buffer(int(self._place[block]) + ORIGIN - self._arena.address, room)
+
     def places(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where blocks that are here lie in the arena."""
+        """Where blocks that are here lie in `memory`."""
         return self._place[blocks]
+
+    def flush(self) -> None:
+        """Until what was fetched is in the cache, or found no room there."""
+        if self._behind is not None:
+            self._behind.flush()
 
     @property
     def evictions(self) -> int:
@@ -190,10 +218,23 @@ class BlockStore:
             return
         if self._fetcher is not None:
             self._fetcher.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._workers.close()
+        if self._behind is not None:
+            self._behind.close()
         if self._cache is not None:
             self._cache.close()
         self._batches.clear()
+        self._held.clear()
+
+    def _wait_for(self, future: Future[None], is_left: Callable[[], bool]) -> None:
+        while True:
+            try:
+                return future.result(_LOOK_SECONDS)
+            except TimeoutError:
+                if future.done():  # it is what the call raised
+                    raise
+                if self._is_closed or is_left():
+                    raise CancelledError from None
 
     # In worker threads.
 
@@ -204,7 +245,7 @@ class BlockStore:
                 for block in run:
                     self._open_local(block)
             elif self._cache is None:
-                self._fetch_into_slots(run)
+                self._fetch_into_memory(run)
             else:
                 self._bring_cached(run, self._cache)
         except BaseException as error:  # noqa: BLE001 - raised again where the blocks are awaited
@@ -228,12 +269,14 @@ class BlockStore:
         self._map(file, self.source.local_path(file))
         start = int(self._file_starts[file] + self.source.layout.offset[at])
         length = int(self.source.layout.room[at])
-        self.source.verify(block, self.arena.bytes[start : start + length])
-        self._put_here(block, start, length)
+        self.source.verify(block, self._arena.bytes[start : start + length])
+        self._put_here(block, self._arena.address + start, length)
 
     def _bring_cached(self, run: list[int], cache: ShardCache) -> None:
         absent = list[int]()
-        waiting = list(run)
+        waiting = [block for block in run if not self._is_still_held(block)]
+        if waiting and self._behind is not None:
+            self._behind.wait_for_room()
         give_up = time.monotonic() + self._fetch_options.stall_seconds
         while waiting:
             if self._is_closed:
@@ -255,9 +298,10 @@ class BlockStore:
             self._fetch_into_cache(absent, cache)
             absent, waiting = [], still
             if waiting and time.monotonic() > give_up:
-                self._fetch_into_slots(waiting)  # who claimed them may be stopped for good
+                self._fetch_into_memory(waiting)  # who claimed them may be stopped for good
                 return
             if waiting:
+                cache.await_others()
                 time.sleep(_CLAIM_WAIT_SECONDS * random.uniform(0.5, 1.5))
 
     def _fetch_into_cache(self, blocks: list[int], cache: ShardCache) -> None:
@@ -265,26 +309,42 @@ class BlockStore:
         try:
             for run in self.source.runs(blocks):
                 for block, (data, checksum) in zip(run, self._fetched(run), strict=True):
-                    at = int(self.source.in_layout[block])
-                    has_room = cache.take_room(at, data.nbytes, partial(self._victims, run))
-                    if has_room and cache.write(at, data, checksum):
-                        cache.settle(at)
+                    if self._behind is not None:
+                        self._hold(block, data)
+                        self._behind.put(block, data, checksum)
+                        unsettled.discard(block)
+                    elif self.write(cache, block, data, checksum):
+                        cache.settle(int(self.source.in_layout[block]))
                         unsettled.discard(block)
                         self._open_cached(block, cache)
                     else:
-                        self._put_in_slot(block, data)
+                        self._hold(block, data)
         finally:
             cache.unpin([int(self.source.in_layout[block]) for block in unsettled])
 
-    def _fetch_into_slots(self, blocks: list[int]) -> None:
+    def write(self, cache: ShardCache, block: int, data: memoryview, checksum: int) -> bool:
+        """Keep a claimed block in the cache; whether it did."""
+        at = int(self.source.in_layout[block])
+        has_room = cache.take_room(at, data.nbytes, partial(self._victims, [block]))
+        return has_room and cache.write(at, data, checksum)
+
+    def _is_still_held(self, block: int) -> bool:
+        """Whether the block was to be written still, and so is here again."""
+        data = None if self._behind is None else self._behind.held(block)
+        if data is not None:
+            self._hold(block, data)
+        return data is not None
+
+    def _fetch_into_memory(self, blocks: list[int]) -> None:
         for run in self.source.runs(blocks):
             for block, (data, _) in zip(run, self._fetched(run), strict=True):
-                self._put_in_slot(block, data)
+                self._hold(block, data)
 
     def _fetched(self, run: list[int]) -> list[tuple[memoryview, int]]:
         with self._lock:
             if self._fetcher is None:
                 self._fetcher = Fetcher(self.source.objects, self._fetch_options, self._metrics)
+                weakref.finalize(self, self._fetcher.end).atexit = False
         data = self.source.fetch(run, self._fetcher)
         self._metrics.add(bytes_from_storage=sum(piece.nbytes for piece, _ in data), fetches=1)
         return data
@@ -296,31 +356,36 @@ class BlockStore:
             if file not in self._mapped:
                 size = self.source.layout.files[file][1]
                 start = int(self._file_starts[file])
-                self.arena.map_file(start, cache.descriptor(file), size)
+                self._arena.map_file(start, cache.descriptor(file), size)
                 self._mapped.add(file)
         start = int(self._file_starts[file] + self.source.layout.offset[at])
-        self._put_here(block, start, int(self.source.layout.room[at]))
+        room = int(self.source.layout.room[at])
+        self._put_here(block, self._arena.address + start, room)
 
-    def _put_in_slot(self, block: int, data: memoryview) -> None:
+    def _hold(self, block: int, data: memoryview) -> None:
+        """Put a block here where it was received."""
+        buffer = pa.py_buffer(data)
+        if buffer.address % _ALIGNED:
+            copied = np.empty(data.nbytes, np.uint8)
+            copied[:] = np.frombuffer(data, np.uint8)
+            buffer = pa.py_buffer(copied)
         with self._lock:
-            if not self._free_slots:
-                self._drop([n for n in self._idle if self._place[n] >= self._slots_at])
-            if not self._free_slots:
+            # Twice as many as may be in use: groups of wanted blocks overlap by one.
+            if len(self._held) >= 2 * self._held_count + 64:
+                self._drop([idle for idle in self._idle if idle in self._held])
+            if len(self._held) >= 2 * self._held_count + 64:
                 raise ShardError(
                     "no memory is left for blocks that are not cached; give the cache more room, "
                     "or shuffle with mode='windowed' and a smaller window"
                 )
-            slot = self._free_slots.pop()
-        start = self._slots_at + slot * self._slot_size
-        self.arena.map_memory(start, self._slot_size)
-        self.arena.bytes[start : start + data.nbytes] = np.frombuffer(data, np.uint8)
-        self._put_here(block, start, 0)
+            self._held[block] = buffer
+        self._put_here(block, buffer.address, 0)
 
-    def _put_here(self, block: int, start: int, from_disk_bytes: int) -> None:
+    def _put_here(self, block: int, address: int, from_disk_bytes: int) -> None:
         with self._lock:
-            if self._place[block] != start:
+            if self._place[block] != address - ORIGIN:
                 self._batches.pop(block, None)
-                self._place[block] = start
+                self._place[block] = address - ORIGIN
             self._is_here[block] = True
         if from_disk_bytes:
             self._metrics.add(bytes_from_disk=from_disk_bytes)
@@ -340,7 +405,7 @@ class BlockStore:
                         f"{path}: the shard was cut short: it has {os.fstat(descriptor).st_size:,} "
                         f"bytes of {size:,}. Publish the dataset again, or restore {name}"
                     )
-                self.arena.map_file(int(self._file_starts[file]), descriptor, size)
+                self._arena.map_file(int(self._file_starts[file]), descriptor, size)
             finally:
                 os.close(descriptor)
             self._mapped.add(file)
@@ -352,8 +417,13 @@ class BlockStore:
         future: Future[None] = Future()
         for block in run:
             self._coming[block] = future
-        self._pool.submit(self._bring, run, future)
+        self._workers.submit(partial(self._bring, run, future))
         return future
+
+    @property
+    def is_bringing(self) -> bool:
+        """Whether blocks are on their way."""
+        return bool(self._coming)
 
     def _drop(self, blocks: Sequence[int]) -> None:
         """Give up blocks that nobody wants."""
@@ -361,12 +431,9 @@ class BlockStore:
         for block in blocks:
             self._idle.pop(block, None)
             self._is_here[block] = False
-            start = int(self._place[block])
-            if start >= self._slots_at:
+            if self._held.pop(block, None) is not None:
                 self._batches.pop(block, None)
                 self._place[block] = -1
-                self.arena.map_memory(start, self._slot_size)  # fresh, so that the old is freed
-                self._free_slots.append((start - self._slots_at) // self._slot_size)
             else:
                 pinned.append(int(self.source.in_layout[block]))
                 self._forget([block])
@@ -377,7 +444,8 @@ class BlockStore:
         """Take blocks of mapped files off what counts as this process's memory."""
         lengths = self.source.block_bytes
         for block in blocks:
-            self.arena.forget(int(self._place[block]), int(lengths[block]))
+            start = int(self._place[block]) + ORIGIN - self._arena.address
+            self._arena.forget(start, int(lengths[block]))
 
     def _victims(self, coming: list[int]) -> Iterator[int]:
         """Blocks that are needed later than those that come, the latest first (Belady, 1966)."""
@@ -393,6 +461,24 @@ class BlockStore:
                 return
             if not self._refs[block] and self._cache.has(int(self.source.in_layout[block])):
                 yield int(self.source.in_layout[block])
+
+
+def _written_behind(store: BlockStore, cache: ShardCache, most_bytes: int) -> WriteBehind:
+    """What writes a store's blocks to its cache; it keeps neither from being closed."""
+    return WriteBehind(
+        partial(store.write, cache),
+        lambda block: cache.unpin([int(store.source.in_layout[block])]),
+        most_bytes,
+        lambda: store.is_bringing,
+        lambda: cache.is_awaited,
+    )
+
+
+@atexit.register
+def _close_all() -> None:
+    """What was fetched and not yet written to the cache would have to be fetched again."""
+    for store in list(_ALIVE):
+        store.close()
 
 
 def _opened(options: CacheOptions, source: BlockSource) -> ShardCache | None:

@@ -2,7 +2,8 @@
 
     <folder>/penstock/<fingerprint>/shard-00000.arrow   sparse: blocks at their own offsets
     <folder>/penstock/<fingerprint>/verified            a byte a block: what is known of it
-    <folder>/penstock/<fingerprint>/sums                a length and a checksum a block
+    <folder>/penstock/<fingerprint>/sums                a length and a checksum a block; after them,
+                                                        when one last waited for another's block
     <folder>/penstock/<fingerprint>/boot                the boot during which all this was
     <folder>/penstock/lock, taking, used                one taker of room at a time; bytes taken
 
@@ -26,6 +27,7 @@ import os
 import shutil
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 ABSENT, VERIFIED, DOUBTED = 0, 1, 2
 """What `verified` says of a block; DOUBTED was verified before the machine last started."""
 _SUM = np.dtype([("length", "<u8"), ("checksum", "<u8")])
+_AWAITED_SECONDS = 1.0
 
 
 def _default_folder() -> Path:
@@ -101,9 +104,10 @@ class ShardCache:
             os.utime(self.folder)
             self._marks_file = _sized(self.folder / "verified", blocks, is_sparse=False)
             self._evicting = os.open(self.folder / "verified", os.O_RDWR)
-            sums = _sized(self.folder / "sums", blocks * _SUM.itemsize, is_sparse=False)
+            sums = _sized(self.folder / "sums", (blocks + 1) * _SUM.itemsize, is_sparse=False)
             self._marks = _shared(self._marks_file, blocks, np.dtype(np.uint8))
-            self._sums = _shared(sums, blocks, _SUM)
+            self._sums = _shared(sums, blocks + 1, _SUM)
+            self._awaited = self._sums[blocks:].view("<f8")
             os.close(sums)
             self._doubt_marks_of_another_boot()
             self._doubt_files_that_were_harmed()
@@ -126,7 +130,7 @@ class ShardCache:
     def verified_bytes(self) -> int:
         """Of this dataset, how many bytes lie verified in the cache."""
         here = np.asarray(self._marks) == VERIFIED
-        return int(np.asarray(self._sums["length"])[here].sum())
+        return int(np.asarray(self._sums["length"])[:-1][here].sum())
 
     def pin(self, block: int) -> bool:
         """Keep a verified block from being evicted; whether it is here."""
@@ -145,6 +149,15 @@ class ShardCache:
     def claim(self, block: int) -> bool:
         """Be the one who fetches the block; False while another process does."""
         return _lock(self._marks_file, fcntl.F_WRLCK, block)
+
+    def await_others(self) -> None:
+        """Say that somebody waits for what another process has claimed, so that it makes haste."""
+        self._awaited[0] = time.monotonic()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody, in whatever process, has waited for another's block just now."""
+        return abs(time.monotonic() - float(self._awaited[0])) < _AWAITED_SECONDS
 
     def settle(self, block: int) -> None:
         """Turn the claim of a block that is here into a pin."""
@@ -352,9 +365,9 @@ def cached_bytes(options: CacheOptions, fingerprint: str, blocks: int) -> int:
         sums = np.frombuffer((folder / "sums").read_bytes(), _SUM)
     except OSError:
         return 0
-    if len(marks) != blocks or len(sums) != blocks:
+    if len(marks) != blocks or len(sums) != blocks + 1:
         return 0
-    return int(sums["length"][marks == VERIFIED].sum())
+    return int(sums["length"][:-1][marks == VERIFIED].sum())
 
 
 def _sized(path: Path, size: int, *, is_sparse: bool = True) -> int:

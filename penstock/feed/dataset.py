@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -379,7 +380,8 @@ class Dataset:
         stretch = Stretch(order, world, range(first, self._steps(order, world), worker.size))
         self._worker = None if worker.size == 1 else (worker.rank, worker.size)
         # Which GPU "cuda" means is asked in the caller's thread, where he has chosen it.
-        feeder = Feeder(self._made(stretch, self._settings.form.placed()), _CHUNKS_AHEAD)
+        form = self._settings.form.placed()
+        feeder = Feeder(partial(self._made, stretch, form), _CHUNKS_AHEAD)
         chunks = iter(feeder)
         line = None
         if self._settings.shows_progress:
@@ -544,11 +546,14 @@ class Dataset:
             self._engine = Engine(self._opened, self._settings, self._metrics)
         return self._engine
 
-    def _made(self, stretch: Stretch, form: Form) -> Iterator[list[tuple[int, Any, int, int]]]:
+    def _made(
+        self, stretch: Stretch, form: Form, is_left: Callable[[], bool]
+    ) -> Iterator[list[tuple[int, Any, int, int]]]:
         """Finished batches, each with its step, samples and bytes; in the feeder's thread."""
         engine, stages = self.engine(), self._settings.stages
         following = self.order(stretch.order.epoch + 1)
-        chunks = engine.feed(stretch, following, with_rows=any(s.seed is not None for s in stages))
+        with_rows = any(stage.seed is not None for stage in stages)
+        chunks = engine.feed(stretch, following, with_rows=with_rows, is_left=is_left)
         epoch = stretch.order.epoch
 
         def one(step: Step) -> tuple[int, Any, int, int]:

@@ -81,7 +81,7 @@ def explained(opened: Opened, settings: Settings, order: Order | None, world: Wo
             ("to be fetched", _bytes(max(0, int(source.block_bytes.sum()) - kept))),
             ("cache", f"{opened.cache.folder}, {_bytes(opened.cache.budget_bytes)} at most"),
         ]
-    memory = 0 if is_here else opened.memory.slot_bytes + opened.memory.ahead_bytes
+    memory = 0 if is_here else opened.memory.held_bytes + opened.memory.ahead_bytes
     lines.append(("memory", f"at most {_bytes(memory + (64 << 20))} beside the mapped files"))
     return Explanation(f"{opened.name} {opened.split}", tuple(lines))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -73,12 +73,15 @@ class Engine:
             self.store.release(plan.blocks)
         return columns[0]
 
-    def feed(self, stretch: Stretch, following: Order, *, with_rows: bool) -> Iterator[list[Step]]:
+    def feed(
+        self, stretch: Stretch, following: Order, *, with_rows: bool, is_left: Callable[[], bool]
+    ) -> Iterator[list[Step]]:
         """The steps of a stretch, a chunk at a time.
 
         Parameters
         ----------
         following: the next epoch's order, whose first blocks are brought before this one ends.
+        is_left: whether nobody waits for them any more.
         """
         order, world = stretch.order, stretch.world
         part = (world.rank, world.size)
@@ -101,7 +104,7 @@ class Engine:
             )
             self.store.is_used[:] = False
             self.store.is_used[np.setdiff1d(np.arange(len(this_turns)), ahead.sequence)] = True
-        return fed(stretch, self.samples, self.store, ahead, with_rows=with_rows)
+        return fed(stretch, self.samples, self.store, ahead, is_left, with_rows=with_rows)
 
     def close(self) -> None:
         """Give everything back; twice does no harm."""

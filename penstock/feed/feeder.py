@@ -6,11 +6,12 @@ import atexit
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+_HEARS_SECONDS = 0.5
 _ALIVE: weakref.WeakSet[Feeder[object]] = weakref.WeakSet()
 
 
@@ -19,12 +20,16 @@ class Feeder(Generic[T]):
 
     An iterator; closing it (or leaving the loop over it by any way) ends the thread, and so does
     the end of the interpreter.
+
+    Parameters
+    ----------
+    make: given a function that says whether nobody waits any more, the items.
     """
 
-    def __init__(self, items: Iterator[T], ahead: int) -> None:
-        self._items = items
+    def __init__(self, make: Callable[[Callable[[], bool]], Iterator[T]], ahead: int) -> None:
         self._ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(ahead)
         self._stop = threading.Event()
+        self._items = make(self._stop.is_set)
         self._thread = threading.Thread(target=self._run, name="penstock-feed", daemon=True)
         _ALIVE.add(self)  # pyright: ignore[reportArgumentType]
         self._thread.start()
@@ -32,7 +37,12 @@ class Feeder(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         try:
             while True:
-                item = self._ready.get()
+                try:
+                    # Not without end: a signal may reach another thread, and Ctrl-C is heard when
+                    # this one next wakes.
+                    item = self._ready.get(timeout=_HEARS_SECONDS)
+                except queue.Empty:
+                    continue
                 if item is None:
                     return
                 if isinstance(item, BaseException):

@@ -9,7 +9,7 @@ a row than large ones. The first chunk is one step, so that the first batch come
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,6 +88,7 @@ def fed(
     samples: Samples,
     store: BlockStore,
     ahead: Ahead | None,
+    is_left: Callable[[], bool],
     *,
     with_rows: bool = False,
 ) -> Iterator[list[Step]]:
@@ -116,13 +117,13 @@ def fed(
                 return
             steps, counts, plan, is_wanted = planned[0]
             if is_wanted:
-                store.wait(plan.blocks)
+                store.wait(plan.blocks, is_left)
                 if ahead is not None and is_first:
                     ahead.reached(plan.blocks)
                 samples.open(plan.blocks)
                 yield from _gathered(steps, counts, plan, samples, with_rows)
             else:
-                columns, rows = _in_groups(plan, samples, store, with_rows)
+                columns, rows = _in_groups(plan, samples, store, is_left, with_rows)
                 yield list(_cut(steps, counts, columns, rows))
             planned.popleft()
             is_first = False
@@ -165,6 +166,7 @@ def _in_groups(
     plan: Plan,
     samples: Samples,
     store: BlockStore,
+    is_left: Callable[[], bool],
     with_rows: bool,
 ) -> tuple[dict[str, Any], NDArray[np.int64] | None]:
     """A plan whose blocks are too many to be here at once, some of them at a time."""
@@ -176,7 +178,7 @@ def _in_groups(
         part = samples.plan(plan.samples[chosen])
         store.want(part.blocks)
         try:
-            store.wait(part.blocks)
+            store.wait(part.blocks, is_left)
             samples.open(part.blocks)
             pieces.append(samples.gather(part.samples, part.block_of))
             rows.append(samples.rows_of(part.samples, part.block_of))

@@ -63,11 +63,15 @@ class Fetcher:
         """
         return asyncio.run_coroutine_threadsafe(self._get(key, start, length), self._loop)
 
-    def close(self) -> None:
-        """Give up what is under way; twice does no harm."""
+    def end(self) -> None:
+        """Give up what is under way."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+
+    def close(self) -> None:
+        """End, and wait for it; twice does no harm."""
+        self.end()
+        self._thread.join()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -1,6 +1,6 @@
 """Rows out of blocks into a batch: by address, one copy, and no Python object a row.
 
-A fixed-width column of a block is a run of equal cells in the arena, so that the cell of row r lies
+A fixed-width column of a block is a run of equal cells in memory, so that the cell of row r lies
 at `base[block] + r * width`; all of a batch's cells are taken in one call, whatever blocks they lie
 in. Variable-length columns: `variable.py`; nested ones are taken by Arrow, block by block.
 """
@@ -177,7 +177,7 @@ class Gatherer:
     def _open_column(
         self, name: str, cell: Cell | None, block: int, first: int, column: pa.Array
     ) -> None:
-        origin = self._store.arena.address
+        origin = self._store.origin
         validity = column.buffers()[0]
         if column.null_count and validity is not None:
             self._has_nulls[name] = True
@@ -207,7 +207,7 @@ class Gatherer:
     ) -> NDArray[Any]:
         addresses = rows * cell.width
         addresses += self._bases[name][block_of]
-        taken = self._take(self._store.arena.bytes, addresses, cell.width)
+        taken = self._take(self._store.memory, addresses, cell.width)
         out = taken.reshape(-1).view(cell.dtype).reshape(len(rows), *cell.shape)
         if self._has_nulls[name]:
             known = self._known(name, rows, block_of)
@@ -235,7 +235,7 @@ class Gatherer:
         return known
 
     def _bit(self, bits: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return (self._store.arena.bytes[bits >> 3] >> (bits & 7).astype(np.uint8) & 1).astype(bool)
+        return (self._store.memory[bits >> 3] >> (bits & 7).astype(np.uint8) & 1).astype(bool)
 
     def _variable(self, name: str, by_block: _ByBlock) -> pa.Array:
         kind = self._store.source.schema.field(name).type

@@ -12,10 +12,10 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -246,7 +246,7 @@ class Mixture:
         self._resumed = False
         self._worker = None if worker.size == 1 else (worker.rank, worker.size)
         steps = range(first, self._steps, worker.size)
-        feeder = Feeder(self._made(steps, world, self._form.placed()), 2)
+        feeder = Feeder(partial(self._made, steps, world, self._form.placed()), 2)
         batches = iter(feeder)
         try:
             while True:
@@ -349,7 +349,9 @@ class Mixture:
         all_ends = [self.turns.positions_to(n, rows) for n, rows in enumerate(self.lengths)]
         return -(-max(all_ends) // self.batch_size)
 
-    def _made(self, steps: range, world: World, form: Form) -> Iterator[tuple[int, Any, int]]:
+    def _made(
+        self, steps: range, world: World, form: Form, is_left: Callable[[], bool]
+    ) -> Iterator[tuple[int, Any, int]]:
         """Finished batches; in the feeder's thread."""
         if self.batch_size % world.size:
             raise OrderError(
@@ -357,7 +359,7 @@ class Mixture:
                 f"a multiple of {world.size}"
             )
         streams = [
-            self._stream(_Part(self, n, world, steps, self._offsets[n]))
+            self._stream(_Part(self, n, world, steps, self._offsets[n]), is_left)
             for n in range(len(self._datasets))
         ]
         each = self.batch_size // world.size
@@ -373,13 +375,13 @@ class Mixture:
             for stream in streams:
                 stream.close()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _stream(self, part: _Part) -> Iterator[Step]:
+    def _stream(self, part: _Part, is_left: Callable[[], bool]) -> Iterator[Step]:
         """One source's columns of each step, after its own map."""
         dataset = self._datasets[part.source]
         engine = dataset.engine()
         # The mixture's epochs are not the source's: what differs between epochs stays the same.
         engine.samples.begin(0)
-        chunks = fed(part, engine.samples, engine.store, None, with_rows=True)
+        chunks = fed(part, engine.samples, engine.store, None, is_left, with_rows=True)
         try:
             for chunk in chunks:
                 for step in chunk:

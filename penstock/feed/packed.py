@@ -87,7 +87,7 @@ class Packed:
             column = self._store.batch(block)[self._options.column]
             values = column.values
             start = (values.offset + int(column.offsets[0].as_py())) * self._dtype.itemsize
-            self._base[block] = values.buffers()[1].address - self._store.arena.address + start
+            self._base[block] = values.buffers()[1].address - self._store.origin + start
         self._opened_at[blocks] = places
 
     def plan(self, samples: NDArray[np.int64]) -> Plan:
@@ -103,9 +103,9 @@ class Packed:
         is_whole = starts + length <= tokens
         # A sequence that wraps is read from where it may be, and then put right.
         safe = np.where(is_whole, starts, np.maximum(0, tokens - length))
-        taken = self._take(self._store.arena.bytes, base + safe * item, length * item)
+        taken = self._take(self._store.memory, base + safe * item, length * item)
         out = taken.reshape(-1).view(self._dtype).reshape(len(samples), length)
-        memory = self._store.arena.bytes
+        memory = self._store.memory
         for place in np.flatnonzero(~is_whole).tolist():
             at, count = int(base[place]), int(tokens[place])
             whole = memory[at : at + count * item].view(self._dtype)

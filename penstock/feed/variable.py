@@ -60,7 +60,7 @@ class VariableColumn:
     def open(self, block: int, first_row: int, column: pa.Array) -> None:
         """Find out where a block's offsets and values begin."""
         width = 8 if self._layout.is_wide else 4
-        origin = self._store.arena.address
+        origin = self._store.origin
         buffers = column.buffers()
         if buffers[1] is None or not len(column):
             return
@@ -83,7 +83,7 @@ class VariableColumn:
         ----------
         known: which rows are not null; None where all are.
         """
-        layout, memory = self._layout, self._store.arena.bytes
+        layout, memory = self._layout, self._store.memory
         if self._has_nulls_inside:
             return None
         width, kind = (8, np.int64) if layout.is_wide else (4, np.int32)
@@ -105,11 +105,7 @@ class VariableColumn:
         views = np.zeros(len(rows), _VIEW)
         views["length"], views["buffer"], views["offset"] = lengths, number, within
         self._put_inline(views, starts, lengths)
-        room = self._store.source.layout.room[self._store.source.in_layout[blocks]]
-        held = [
-            self._store.arena.buffer(int(place), int(size))
-            for place, size in zip(places, room, strict=True)
-        ]
+        held = [self._store.buffer(block) for block in blocks.tolist()]
         named = pa.Array.from_buffers(
             pa.binary_view(), len(rows), [None, pa.py_buffer(views), *held]
         )
@@ -120,7 +116,7 @@ class VariableColumn:
         self, views: NDArray[np.void], starts: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> None:
         """A view of few bytes holds them itself; of others, it repeats the first four."""
-        memory = self._store.arena.bytes
+        memory = self._store.memory
         count = np.where(lengths <= _INLINE, lengths, 4)
         total = int(count.sum())
         row = np.repeat(np.arange(len(views)), count)

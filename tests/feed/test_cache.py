@@ -134,6 +134,7 @@ def test_a_dataset_in_use_is_never_evicted(remote: Lake, tmp_path: Path) -> None
     folder = tmp_path / "cache"
     held = load_dataset("shop/numbers", lake=remote, cache=folder).batch(100)
     list(held)
+    held.engine().store.flush()
     budget = _disk_bytes(folder) + 20_000
 
     other = load_dataset("shop/others", lake=remote, cache=CacheOptions(folder, budget)).batch(100)

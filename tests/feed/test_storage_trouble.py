@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -55,6 +57,49 @@ def test_a_stalled_server_times_out_and_names_the_object(
     assert waited < 10
     assert time.monotonic() - began < 15
     assert sorted(n for batch in feed for n in batch["label"]) == sorted(-np.arange(1000.0))
+
+
+_WAITS = """
+import sys
+from penstock import load_dataset
+feed = load_dataset("shop/numbers", lake=sys.argv[1], cache=sys.argv[2]).batch(100)
+print("asks", flush=True)
+try:
+    sys.stdin.readline()
+    next(iter(feed))
+except KeyboardInterrupt:
+    print("left", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_storage_that_hangs(
+    gateway: str, s3_server: S3Server, s3_lake: Lake, tmp_path: Path
+) -> None:
+    publish(s3_lake)
+    job = subprocess.Popen(
+        [sys.executable, "-c", _WAITS, s3_lake.uri, str(tmp_path)],
+        env={**os.environ, **s3_server.environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdin is not None
+    assert job.stdout is not None
+    assert job.stdout.readline() == "asks\n"
+    order(gateway, "freeze")
+    try:
+        job.stdin.write("\n")
+        job.stdin.flush()
+        time.sleep(2)
+        job.send_signal(signal.SIGINT)
+        told, _ = job.communicate(timeout=10)  # by default a request may take 80 s
+    finally:
+        job.kill()
+        order(gateway, "thaw")
+
+    assert told == "left\n"
+    assert job.returncode == 0
 
 
 @pytest.mark.slow

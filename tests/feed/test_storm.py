@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock import CacheOptions, Dataset, FetchOptions, Lake, load_dataset
-from penstock.feed.cache import ShardCache
+from penstock.feed.cache import ShardCache, cached_bytes
 from tests.conftest import S3Server
 from tests.shards.test_shards import publish
 
@@ -39,13 +39,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def is_right(feed: Dataset) -> bool:
     """Whether an epoch has every row once, and each row's columns belong together."""
     seen = list[int]()
-    for batch in feed.shuffle(seed=1, mode="windowed", window=4).batch(500):
-        seen += batch["n"].tolist()
-        for place in (0, 20, 39):
-            if not np.array_equal(
-                batch[f"x{place}"], (batch["n"] * (place + 1)).astype(np.float32)
-            ):
-                return False
+    with feed.shuffle(seed=1, mode="windowed", window=4).batch(500) as batches:
+        for batch in batches:
+            seen += batch["n"].tolist()
+            for place in (0, 20, 39):
+                if not np.array_equal(
+                    batch[f"x{place}"], (batch["n"] * (place + 1)).astype(np.float32)
+                ):
+                    return False
     return sorted(seen) == list(range(ROWS))
 
 
@@ -115,6 +116,46 @@ def test_three_hundred_kills_leave_a_cache_that_just_works(
                 with load_dataset(str(table), cache=options) as feed:
                     assert is_right(feed)
     assert max(sizes) <= budget
+
+
+def test_training_does_not_wait_for_the_cache_to_be_written(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, may_write, write = CacheOptions(tmp_path), threading.Event(), ShardCache.write
+
+    def slow(cache: ShardCache, block: int, data: memoryview, checksum: int) -> bool:
+        return may_write.wait(30) and write(cache, block, data, checksum)
+
+    monkeypatch.setattr(ShardCache, "write", slow)
+    feed = load_dataset(str(table), cache=options).shuffle(1, mode="windowed", window=4).batch(500)
+
+    epochs = [sorted(n for batch in feed for n in batch["n"].tolist()) for _ in range(2)]
+    on_disk = cached_bytes(options, feed.fingerprint, ROWS // BLOCK)
+    may_write.set()
+    feed.close()
+
+    assert epochs == [list(range(ROWS))] * 2
+    assert on_disk == 0
+    assert cached_bytes(options, feed.fingerprint, ROWS // BLOCK) > ROWS * 40 * 4
+    assert feed.metrics()["fetches"] == ROWS // BLOCK  # the second epoch found them in memory
+
+
+_ENDS_AT_ONCE = """
+import sys
+from penstock import load_dataset
+feed = load_dataset(sys.argv[1], cache=sys.argv[2]).shuffle(1, mode="windowed", window=4)
+for batch in feed.batch(500):
+    pass
+print(feed.fingerprint)
+"""
+
+
+def test_a_process_that_ends_has_written_what_it_fetched(table: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _ENDS_AT_ONCE, str(table), str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    cached = cached_bytes(CacheOptions(tmp_path), ended.stdout.strip(), ROWS // BLOCK)
+    assert cached > ROWS * 40 * 4
 
 
 @pytest.mark.slow
