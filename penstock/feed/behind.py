@@ -1,7 +1,7 @@
 """Blocks handed to training out of memory, and written to the cache behind its back.
 
 To write a block takes longer than to fetch it where the disk, or the first touch of a page, is
-slow; so training gets it as soon as it is verified. Writing begins when nothing is being fetched,
+slow; so training gets it as soon as it is verified. Writing begins when training waits for nothing,
 when another process waits for a block, or when much has gathered.
 """
 
@@ -22,7 +22,7 @@ class WriteBehind:
     write: keeps a block's bytes, given its checksum; raises nothing.
     settled: called under the lock under which the block stops being held here.
     most_bytes: whoever brings more than this waits; from half of it on, writing doesn't.
-    is_busy: whether training waits for other blocks, so that writing would be in its way.
+    is_busy: whether training waits for something, so that writing would be in its way.
     is_awaited: whether another process waits for what is held here.
     """
 

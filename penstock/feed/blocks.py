@@ -110,6 +110,8 @@ class BlockStore:
         self._is_closed = False
         self.is_used = np.zeros(count, np.bool_)
         """Blocks that this epoch has had its use of, and needs again in the next one only."""
+        self.is_awaited: Callable[[], bool] = lambda: False
+        """Whether the training loop waits for what is made of blocks."""
         self.next_use: Callable[[], NDArray[np.int64]] | None = None
         """When each block is needed next, as numbers to compare; the cache evicts by it."""
         threads = min(fetch.in_flight if source.is_remote else _LOCAL_THREADS, source.most_at_once)
@@ -137,12 +139,12 @@ class BlockStore:
             for run in self.source.runs(missing):
                 self._begin(run)
 
-    def wait(self, blocks: NDArray[np.int64], is_left: Callable[[], bool] = lambda: False) -> None:
+    def wait(self, blocks: NDArray[np.int64], is_gone: Callable[[], bool] = lambda: False) -> None:
         """Until the blocks, which are wanted, are here.
 
         Parameters
         ----------
-        is_left: asked now and then; nobody waits any more when it is true.
+        is_gone: asked now and then; nobody waits any more when it is true.
 
         Raises
         ------
@@ -157,7 +159,7 @@ class BlockStore:
                     if future is None and not self._is_here[block]:  # it failed for another
                         future = self._begin([block])
                 if future is not None:
-                    self._wait_for(future, is_left)
+                    self._wait_for(future, is_gone)
 
     def release(self, blocks: NDArray[np.int64]) -> None:
         """Give up blocks that were wanted."""
@@ -226,14 +228,14 @@ class BlockStore:
         self._batches.clear()
         self._held.clear()
 
-    def _wait_for(self, future: Future[None], is_left: Callable[[], bool]) -> None:
+    def _wait_for(self, future: Future[None], is_gone: Callable[[], bool]) -> None:
         while True:
             try:
                 return future.result(_LOOK_SECONDS)
             except TimeoutError:
                 if future.done():  # it is what the call raised
                     raise
-                if self._is_closed or is_left():
+                if self._is_closed or is_gone():
                     raise CancelledError from None
 
     # In worker threads.
@@ -310,8 +312,8 @@ class BlockStore:
             for run in self.source.runs(blocks):
                 for block, (data, checksum) in zip(run, self._fetched(run), strict=True):
                     if self._behind is not None:
-                        self._hold(block, data)
-                        self._behind.put(block, data, checksum)
+                        held = self._hold(block, data)
+                        self._behind.put(block, held, checksum)
                         unsettled.discard(block)
                     elif self.write(cache, block, data, checksum):
                         cache.settle(int(self.source.in_layout[block]))
@@ -362,8 +364,8 @@ class BlockStore:
         room = int(self.source.layout.room[at])
         self._put_here(block, self._arena.address + start, room)
 
-    def _hold(self, block: int, data: memoryview) -> None:
-        """Put a block here where it was received."""
+    def _hold(self, block: int, data: memoryview) -> memoryview:
+        """Put a block here where it was received; where its bytes lie."""
         buffer = pa.py_buffer(data)
         if buffer.address % _ALIGNED:
             copied = np.empty(data.nbytes, np.uint8)
@@ -380,6 +382,7 @@ class BlockStore:
                 )
             self._held[block] = buffer
         self._put_here(block, buffer.address, 0)
+        return memoryview(buffer)
 
     def _put_here(self, block: int, address: int, from_disk_bytes: int) -> None:
         with self._lock:
@@ -421,9 +424,9 @@ class BlockStore:
         return future
 
     @property
-    def is_bringing(self) -> bool:
-        """Whether blocks are on their way."""
-        return bool(self._coming)
+    def is_busy(self) -> bool:
+        """Whether blocks are on their way, or the training loop waits for what is made of them."""
+        return bool(self._coming) or self.is_awaited()
 
     def _drop(self, blocks: Sequence[int]) -> None:
         """Give up blocks that nobody wants."""
@@ -469,7 +472,7 @@ def _written_behind(store: BlockStore, cache: ShardCache, most_bytes: int) -> Wr
         partial(store.write, cache),
         lambda block: cache.unpin([int(store.source.in_layout[block])]),
         most_bytes,
-        lambda: store.is_bringing,
+        lambda: store.is_busy,
         lambda: cache.is_awaited,
     )
 

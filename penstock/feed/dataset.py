@@ -19,7 +19,7 @@ from penstock.feed.convert import Form
 from penstock.feed.cuda import received
 from penstock.feed.describe import Explanation, explained, html_of, text_of
 from penstock.feed.engine import Engine
-from penstock.feed.feeder import Feeder
+from penstock.feed.feeder import Caller, Feeder
 from penstock.feed.feeding import Step, Stretch
 from penstock.feed.filtering import Expression, checked
 from penstock.feed.images import ImageOptions
@@ -547,13 +547,13 @@ class Dataset:
         return self._engine
 
     def _made(
-        self, stretch: Stretch, form: Form, is_left: Callable[[], bool]
+        self, stretch: Stretch, form: Form, caller: Caller
     ) -> Iterator[list[tuple[int, Any, int, int]]]:
         """Finished batches, each with its step, samples and bytes; in the feeder's thread."""
         engine, stages = self.engine(), self._settings.stages
         following = self.order(stretch.order.epoch + 1)
         with_rows = any(stage.seed is not None for stage in stages)
-        chunks = engine.feed(stretch, following, with_rows=with_rows, is_left=is_left)
+        chunks = engine.feed(stretch, following, with_rows=with_rows, caller=caller)
         epoch = stretch.order.epoch
 
         def one(step: Step) -> tuple[int, Any, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from penstock.errors import OrderError
 from penstock.feed.ahead import Ahead
 from penstock.feed.blocks import BlockStore
+from penstock.feed.feeder import Caller
 from penstock.feed.feeding import Step, Stretch, fed
 from penstock.feed.filtering import Filtered
 from penstock.feed.gather import Gatherer
@@ -74,15 +75,16 @@ class Engine:
         return columns[0]
 
     def feed(
-        self, stretch: Stretch, following: Order, *, with_rows: bool, is_left: Callable[[], bool]
+        self, stretch: Stretch, following: Order, *, with_rows: bool, caller: Caller
     ) -> Iterator[list[Step]]:
         """The steps of a stretch, a chunk at a time.
 
         Parameters
         ----------
         following: the next epoch's order, whose first blocks are brought before this one ends.
-        is_left: whether nobody waits for them any more.
+        caller: who waits for them.
         """
+        self.store.is_awaited = caller.is_waiting
         order, world = stretch.order, stretch.world
         part = (world.rank, world.size)
         self.samples.begin(order.epoch)
@@ -104,7 +106,7 @@ class Engine:
             )
             self.store.is_used[:] = False
             self.store.is_used[np.setdiff1d(np.arange(len(this_turns)), ahead.sequence)] = True
-        return fed(stretch, self.samples, self.store, ahead, is_left, with_rows=with_rows)
+        return fed(stretch, self.samples, self.store, ahead, caller, with_rows=with_rows)
 
     def close(self) -> None:
         """Give everything back; twice does no harm."""

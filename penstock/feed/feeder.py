@@ -7,12 +7,23 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 _HEARS_SECONDS = 0.5
 _ALIVE: weakref.WeakSet[Feeder[object]] = weakref.WeakSet()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is fed: the training loop."""
+
+    is_gone: Callable[[], bool]
+    """Whether it has left."""
+    is_waiting: Callable[[], bool]
+    """Whether it has nothing to do until the next item is there."""
 
 
 class Feeder(Generic[T]):
@@ -23,13 +34,14 @@ class Feeder(Generic[T]):
 
     Parameters
     ----------
-    make: given a function that says whether nobody waits any more, the items.
+    make: the items, given what says whether anybody waits for them.
     """
 
-    def __init__(self, make: Callable[[Callable[[], bool]], Iterator[T]], ahead: int) -> None:
+    def __init__(self, make: Callable[[Caller], Iterator[T]], ahead: int) -> None:
         self._ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(ahead)
         self._stop = threading.Event()
-        self._items = make(self._stop.is_set)
+        self._is_waiting = False
+        self._items = make(Caller(self._stop.is_set, lambda: self._is_waiting))
         self._thread = threading.Thread(target=self._run, name="penstock-feed", daemon=True)
         _ALIVE.add(self)  # pyright: ignore[reportArgumentType]
         self._thread.start()
@@ -37,12 +49,7 @@ class Feeder(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         try:
             while True:
-                try:
-                    # Not without end: a signal may reach another thread, and Ctrl-C is heard when
-                    # this one next wakes.
-                    item = self._ready.get(timeout=_HEARS_SECONDS)
-                except queue.Empty:
-                    continue
+                item = self._next()
                 if item is None:
                     return
                 if isinstance(item, BaseException):
@@ -59,6 +66,21 @@ class Feeder(Generic[T]):
                 self._ready.get_nowait()
             except queue.Empty:
                 self._thread.join(0.01)
+
+    def _next(self) -> tuple[T] | BaseException | None:
+        try:
+            return self._ready.get_nowait()
+        except queue.Empty:
+            self._is_waiting = True
+        while True:
+            try:
+                # Not without end: a signal may reach another thread, and Ctrl-C is heard when this
+                # one next wakes.
+                item = self._ready.get(timeout=_HEARS_SECONDS)
+            except queue.Empty:
+                continue
+            self._is_waiting = False
+            return item
 
     def _run(self) -> None:
         try:

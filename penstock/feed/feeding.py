@@ -9,7 +9,7 @@ a row than large ones. The first chunk is one step, so that the first batch come
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from penstock.feed.ahead import Ahead
 from penstock.feed.blocks import BlockStore
+from penstock.feed.feeder import Caller
 from penstock.feed.order import Order
 from penstock.feed.samples import Plan, Samples
 from penstock.feed.world import World
@@ -59,18 +60,15 @@ class Stretch:
     def part(self, steps: range) -> tuple[NDArray[np.int64], list[int]]:
         """Sample numbers of some steps, and how many each step has."""
         order, world = self.order, self.world
-        starts = np.arange(steps.start, steps.stop, steps.step, dtype=np.int64)
-        starts = starts * order.global_batch + world.rank * self.each
-        counts = [self.each] * len(steps)
+        counts, part = [self.each] * len(steps), (world.rank, world.size)
         last_rows = order.rows - steps[-1] * order.global_batch
         if last_rows >= order.global_batch:
-            return order.rows_of((starts[:, None] + np.arange(self.each)).ravel()), counts
+            return order.rows_of_steps(steps, part), counts
         # The epoch's last step: its rows are shared out anew, equally.
         counts[-1] = last_rows // world.size
-        whole = (starts[:-1, None] + np.arange(self.each)).ravel()
         first = steps[-1] * order.global_batch + world.rank * counts[-1]
-        rest = np.arange(first, first + counts[-1])
-        return order.rows_of(np.concatenate([whole, rest])), counts
+        rest = order.rows_of(np.arange(first, first + counts[-1]))
+        return np.concatenate([order.rows_of_steps(steps[:-1], part), rest]), counts
 
 
 class Steps(Protocol):
@@ -88,7 +86,7 @@ def fed(
     samples: Samples,
     store: BlockStore,
     ahead: Ahead | None,
-    is_left: Callable[[], bool],
+    caller: Caller,
     *,
     with_rows: bool = False,
 ) -> Iterator[list[Step]]:
@@ -117,13 +115,13 @@ def fed(
                 return
             steps, counts, plan, is_wanted = planned[0]
             if is_wanted:
-                store.wait(plan.blocks, is_left)
+                store.wait(plan.blocks, caller.is_gone)
                 if ahead is not None and is_first:
                     ahead.reached(plan.blocks)
                 samples.open(plan.blocks)
                 yield from _gathered(steps, counts, plan, samples, with_rows)
             else:
-                columns, rows = _in_groups(plan, samples, store, is_left, with_rows)
+                columns, rows = _in_groups(plan, samples, store, caller, with_rows)
                 yield list(_cut(steps, counts, columns, rows))
             planned.popleft()
             is_first = False
@@ -166,7 +164,7 @@ def _in_groups(
     plan: Plan,
     samples: Samples,
     store: BlockStore,
-    is_left: Callable[[], bool],
+    caller: Caller,
     with_rows: bool,
 ) -> tuple[dict[str, Any], NDArray[np.int64] | None]:
     """A plan whose blocks are too many to be here at once, some of them at a time."""
@@ -178,7 +176,7 @@ def _in_groups(
         part = samples.plan(plan.samples[chosen])
         store.want(part.blocks)
         try:
-            store.wait(part.blocks, is_left)
+            store.wait(part.blocks, caller.is_gone)
             samples.open(part.blocks)
             pieces.append(samples.gather(part.samples, part.block_of))
             rows.append(samples.rows_of(part.samples, part.block_of))

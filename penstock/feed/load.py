@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from penstock.errors import DatasetNotFound, did_you_mean
+from penstock.errors import DatasetNotFound, ShardError, did_you_mean
 from penstock.feed.blocks import MemoryOptions
 from penstock.feed.cache import CacheOptions
 from penstock.feed.dataset import Dataset
@@ -99,11 +100,17 @@ def _lies_somewhere(name_or_uri: str) -> bool:
 
 def _published(lake: Lake, name: str, split: str, version: str, cache: CacheOptions) -> Opened:
     fingerprint = version if _FINGERPRINT.fullmatch(version) else read_tag(lake, name, version)
-    manifest = open_manifest(lake, name, fingerprint)
+    index_key = f"{dataset_key(name)}/{fingerprint}/{INDEX}"
+    with ThreadPoolExecutor(1) as pool:  # both at once, as each takes a round trip
+        indexed = pool.submit(lake.objects.get_or_none, index_key)
+        manifest = open_manifest(lake, name, fingerprint)
+        data = indexed.result()
     if split not in manifest.splits:
         near = did_you_mean(split, manifest.splits)
         raise DatasetNotFound(f"{name} has no split {split}.{near}")
-    index = read_index(manifest, lake.objects.get(f"{dataset_key(name)}/{fingerprint}/{INDEX}"))
+    if data is None:
+        raise ShardError(f"{lake.uri}/{index_key} is gone: publish {name} again")
+    index = read_index(manifest, data)
     everything = blocks_of(index)
     blocks = everything.of_split(manifest, split)
     return Opened(

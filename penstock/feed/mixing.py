@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property, partial
@@ -27,7 +27,7 @@ from penstock.errors import OrderError, StateError
 from penstock.feed.convert import Form
 from penstock.feed.cuda import received
 from penstock.feed.dataset import Dataset
-from penstock.feed.feeder import Feeder
+from penstock.feed.feeder import Caller, Feeder
 from penstock.feed.feeding import Step, fed
 from penstock.feed.metrics import Metrics
 from penstock.feed.order import Order
@@ -350,7 +350,7 @@ class Mixture:
         return -(-max(all_ends) // self.batch_size)
 
     def _made(
-        self, steps: range, world: World, form: Form, is_left: Callable[[], bool]
+        self, steps: range, world: World, form: Form, caller: Caller
     ) -> Iterator[tuple[int, Any, int]]:
         """Finished batches; in the feeder's thread."""
         if self.batch_size % world.size:
@@ -359,7 +359,7 @@ class Mixture:
                 f"a multiple of {world.size}"
             )
         streams = [
-            self._stream(_Part(self, n, world, steps, self._offsets[n]), is_left)
+            self._stream(_Part(self, n, world, steps, self._offsets[n]), caller)
             for n in range(len(self._datasets))
         ]
         each = self.batch_size // world.size
@@ -375,13 +375,13 @@ class Mixture:
             for stream in streams:
                 stream.close()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _stream(self, part: _Part, is_left: Callable[[], bool]) -> Iterator[Step]:
+    def _stream(self, part: _Part, caller: Caller) -> Iterator[Step]:
         """One source's columns of each step, after its own map."""
         dataset = self._datasets[part.source]
         engine = dataset.engine()
         # The mixture's epochs are not the source's: what differs between epochs stays the same.
         engine.samples.begin(0)
-        chunks = fed(part, engine.samples, engine.store, None, is_left, with_rows=True)
+        chunks = fed(part, engine.samples, engine.store, None, caller, with_rows=True)
         try:
             for chunk in chunks:
                 for step in chunk:

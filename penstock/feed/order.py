@@ -143,6 +143,29 @@ class Order:
             case Windowed():
                 return self._windowed(positions)
 
+    def rows_of_steps(self, steps: range, part: tuple[int, int]) -> NDArray[np.int64]:
+        """Sample numbers of a rank's part of whole steps, one step after another.
+
+        What `rows_of` says of the same positions, sooner: within a lane they follow each other.
+
+        Parameters
+        ----------
+        part: the rank and the number of ranks.
+        """
+        rank, ranks = part
+        each = self.global_batch // ranks
+        if not isinstance(self.shuffle, Windowed) or self.lanes % ranks:
+            starts = np.arange(steps.start, steps.stop, steps.step) * self.global_batch
+            return self.rows_of((starts[:, None] + (rank * each + np.arange(each))).ravel())
+        share, lanes = self.global_batch // self.lanes, self.lanes // ranks
+        starts = np.arange(steps.start, steps.stop, steps.step) * share
+        within = (starts[:, None] + np.arange(share)).ravel()
+        out = np.empty((len(steps), lanes, share), np.int64)
+        for place in range(lanes):
+            line = within + (rank * lanes + place) * self._lane_rows
+            out[:, place] = self._of_rising(line).reshape(len(steps), share)
+        return out.ravel()
+
     def sequence(self, first_step: int, part: tuple[int, int]) -> NDArray[np.int64]:
         """Blocks in the order in which a rank needs them.
 
@@ -191,27 +214,43 @@ class Order:
         return turns
 
     def _windowed(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        blocks, ends = self._layout
         starts, sizes, keys = self._windows
         line = self._line_of(positions)
         window = np.searchsorted(starts, line, side="right") - 1
-        first = starts[window]
-        inside = permuted_within(line - first, sizes[window], keys[window]) + first
-        slot = np.searchsorted(ends, inside, side="right")
-        block = blocks[slot]
-        return self._first_row[block] + inside - (ends[slot] - self.block_rows[block])
+        inside = permuted_within(line - starts[window], window, sizes, keys) + starts[window]
+        inside += self._shift[np.searchsorted(self._layout[1], inside, side="right")]
+        return inside
+
+    def _of_rising(self, line: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`_of_line` of places in rising order, window by window."""
+        starts, sizes, keys = self._windows
+        ends = self._layout[1]
+        window = int(np.searchsorted(starts, line[0], side="right")) - 1
+        out, done = np.empty(len(line), np.int64), 0
+        while done < len(line):
+            start, size = int(starts[window]), int(sizes[window])
+            stop = int(np.searchsorted(line, start + size, side="left"))
+            inside = permuted(line[done:stop] - start, size, int(keys[window]))
+            inside += start
+            first, last = np.searchsorted(ends, [start, start + size - 1], side="right")
+            slot = np.searchsorted(ends[first:last], inside, side="right")
+            inside += self._shift[first : last + 1][slot]
+            out[done:stop], done, window = inside, stop, window + 1
+        return out
 
     def _line_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where on the line of permuted blocks a position of the epoch is read, before windows."""
         lanes, rows = self.lanes, self._lane_rows
         share = self.global_batch // lanes
         in_steps = rows // share * share  # of each lane, what whole steps take
-        step, place = np.divmod(positions, self.global_batch)
-        lane, within = np.divmod(place, share)
-        line = lane * rows + step * share + within
-        tail = positions - in_steps * lanes
-        late = np.flatnonzero(tail >= 0)
-        if len(late):
+        # Floor division by one number is quick; numpy's remainder is not.
+        step = positions // self.global_batch
+        place = positions - step * self.global_batch
+        lane = place // share
+        line = lane * (rows - share) + step * share + place
+        if len(positions) and int(positions.max()) >= in_steps * lanes:
+            tail = positions - in_steps * lanes
+            late = np.flatnonzero(tail >= 0)
             # What is left of every lane, then what did not divide among them.
             rest, left = rows - in_steps, tail[late]
             lane = np.minimum(left // max(rest, 1), lanes)
@@ -226,14 +265,17 @@ class Order:
         return self.total // self.lanes
 
     @cached_property
-    def _first_row(self) -> NDArray[np.int64]:
-        return np.cumsum(self.block_rows) - self.block_rows
-
-    @cached_property
     def _layout(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The blocks in the epoch's order, and where each ends on the line."""
         blocks = shuffled(len(self.block_rows), self._key("blocks"))
         return blocks, np.cumsum(self.block_rows[blocks])
+
+    @cached_property
+    def _shift(self) -> NDArray[np.int64]:
+        """From a sample's place on the line to its number, for each block of the line."""
+        blocks, ends = self._layout
+        first = np.cumsum(self.block_rows) - self.block_rows
+        return first[blocks] - (ends - self.block_rows[blocks])
 
     @cached_property
     def _windows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:

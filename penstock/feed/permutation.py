@@ -7,6 +7,7 @@ Multi-Jittered Sampling", Pixar 2013, has such a hash; Black and Rogaway, CT-RSA
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ _ODD = (
     0xE7037ED1A0B428DB,
 )
 """Multipliers, one a round: those of SplitMix64 and of wyhash. 32-bit ones are their upper half."""
+_FEWEST_IN_A_ROW = 128
+"""Positions of one range from which on range by range is quicker than all at once."""
 
 
 def permuted(positions: NDArray[Any], size: int, key: int) -> NDArray[np.int64]:
@@ -47,21 +50,56 @@ def permuted(positions: NDArray[Any], size: int, key: int) -> NDArray[np.int64]:
 
 
 def permuted_within(
-    positions: NDArray[np.int64], sizes: NDArray[np.int64], keys: NDArray[np.uint64]
+    positions: NDArray[np.int64],
+    of: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    keys: NDArray[np.uint64],
 ) -> NDArray[np.int64]:
-    """`permuted` for positions that each have a size and a key of their own; all have one shape."""
-    bits = np.frexp(np.maximum(sizes - 1, 1).astype(np.float64))[1]
-    masks = (np.uint64(1) << bits.astype(np.uint64)) - np.uint64(1)
-    folds = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
-    adds = _round_keys(keys)
-    values = _rounds(positions.astype(np.uint64), list(adds), masks, folds)
-    wanted = np.maximum(sizes, 1).astype(np.uint64)
+    """`permuted` for positions in several ranges, each with a size and a key of its own.
+
+    Parameters
+    ----------
+    of: the range of each position.
+    """
+    out = np.empty(len(positions), np.int64)
+    cuts = np.concatenate([[0], np.flatnonzero(of[1:] != of[:-1]) + 1, [len(of)]])
+    if len(positions) and len(cuts) * _FEWEST_IN_A_ROW <= len(positions):
+        # Runs of one range each: those of a range together.
+        runs: dict[int, list[NDArray[np.int64]]] = {}
+        for start, stop in itertools.pairwise(cuts.tolist()):
+            runs.setdefault(int(of[start]), []).append(np.arange(start, stop))
+        for number, places in runs.items():
+            at = np.concatenate(places)
+            out[at] = permuted(positions[at], int(sizes[number]), int(keys[number]))
+        return out
+    is_wide = sizes[of] > 1 << 32
+    for kind, places in (
+        (np.uint32, np.flatnonzero(~is_wide)),
+        (np.uint64, np.flatnonzero(is_wide)),
+    ):
+        out[places] = _permuted_each(positions[places], of[places], sizes, keys, kind)
+    return out
+
+
+def _permuted_each(
+    positions: NDArray[np.int64],
+    of: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    kind: Any,
+) -> NDArray[np.int64]:
+    """`permuted`, with what differs between ranges looked up for each position."""
+    bits = np.frexp(np.maximum(sizes - 1, 1).astype(np.float64))[1].astype(np.int64)
+    masks = ((np.uint64(1) << bits.astype(np.uint64)) - np.uint64(1)).astype(kind)[of]
+    folds = np.maximum(1, (bits + 1) // 2).astype(kind)[of]
+    adds = _round_keys(keys).astype(kind)[:, of]
+    values = _rounds(positions.astype(kind), list(adds), masks, folds)
+    wanted = np.maximum(sizes, 1).astype(kind)[of]
     outside = np.flatnonzero(values >= wanted)
     while len(outside):
-        values[outside] = _rounds(
-            values[outside], list(adds[:, outside]), masks[outside], folds[outside]
-        )
-        outside = outside[values[outside] >= wanted[outside]]
+        walked = _rounds(values[outside], list(adds[:, outside]), masks[outside], folds[outside])
+        values[outside] = walked
+        outside = outside[walked >= wanted[outside]]
     return values.astype(np.int64)
 
 

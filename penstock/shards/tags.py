@@ -1,7 +1,11 @@
 """Where a dataset's tags point: a numbered file a move, put if absent, the highest one counts.
 
 This is compare-and-swap on any store that has put-if-absent, local disks too, and keeps the
-tag's history.
+tag's history. Beside the file lies an empty one with the fingerprint in its name, so that who
+lists them need not read.
+
+    <dataset>/tags/latest/00000002.json            put if absent: who does has moved the tag
+    <dataset>/tags/latest/00000002.<fingerprint>   put after it; where it is not, the file is read
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ def move_tag(lake: Lake, name: str, tag: str, fingerprint: str) -> bool:
         value = {"fingerprint": fingerprint, "at": datetime.now(UTC).isoformat()}
         key = f"{_folder(name, tag)}/{number + 1:08d}.json"
         if lake.objects.put_if_absent(key, json.dumps(value).encode()):
+            lake.objects.put(f"{key.removesuffix('json')}{fingerprint}", b"")
             return True
 
 
@@ -58,11 +63,17 @@ def tags(lake: Lake, name: str) -> list[str]:
 
 
 def _newest(lake: Lake, name: str, tag: str) -> tuple[int, str | None]:
-    keys = sorted(info.key for info in lake.objects.list(_folder(name, tag)))
+    keys = [info.key for info in lake.objects.list(_folder(name, tag))]
     if not keys:
         return 0, None
-    number = int(keys[-1].rsplit("/", 1)[-1].removesuffix(".json"))
-    return number, json.loads(lake.objects.get(keys[-1]))["fingerprint"]
+    # By the files alone: a name beside one counts only once the file is there.
+    newest = max(key for key in keys if key.endswith(".json"))
+    number = int(newest.rsplit("/", 1)[-1].removesuffix(".json"))
+    start = newest.removesuffix("json")
+    beside = [key.removeprefix(start) for key in keys if key.startswith(start) and key != newest]
+    if beside:
+        return number, beside[0]
+    return number, json.loads(lake.objects.get(newest))["fingerprint"]
 
 
 def _folder(name: str, tag: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import OrderError
 from penstock.feed.order import Full, Order, Sequential, Shuffle, Windowed
-from penstock.feed.permutation import permuted
+from penstock.feed.permutation import permuted, permuted_within
 
 _UNWINDOWED = st.one_of(st.just(Sequential()), st.integers(0, 99).map(Full))
 _SHUFFLES = st.one_of(
@@ -125,7 +125,7 @@ def test_the_order_is_the_same_in_every_release() -> None:
 
 
 _KNOWN = [3, 5, 2, 1, 0, 4, 7, 6]
-_KNOWN_WINDOWED = [10, 8, 11, 9, 1, 0, 3, 2, 6, 4, 5, 7]
+_KNOWN_WINDOWED = [11, 9, 8, 10, 1, 0, 3, 2, 7, 4, 5, 6]
 
 
 def test_a_shuffle_leaves_no_trace_of_the_stored_order() -> None:
@@ -150,3 +150,46 @@ def test_a_step_past_the_end_is_refused() -> None:
 def test_impossible_settings_are_refused(batch: int, window: int) -> None:
     with pytest.raises(OrderError):
         Order("f" * 32, np.array([1]), Windowed(0, window), 0, batch)
+
+
+@given(
+    st.lists(st.one_of(st.integers(1, 40), st.integers(300, 900)), min_size=1, max_size=60),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 5000),
+)
+@settings(max_examples=60, deadline=None)
+def test_windows_are_permuted_alike_one_by_one_and_together(
+    sizes: list[int], key: int, skipped: int
+) -> None:
+    lengths = np.array(sizes)
+    of = np.repeat(np.arange(len(sizes)), lengths)[skipped % sum(sizes) :]
+    within = np.concatenate([np.arange(size) for size in sizes])[skipped % sum(sizes) :]
+    keys = np.array([(key + 977 * n) % 2**64 for n in range(len(sizes))], np.uint64)
+
+    together = permuted_within(within, of, lengths, keys)
+
+    alone = [permuted(within[of == n], size, int(keys[n])) for n, size in enumerate(sizes)]
+    assert np.array_equal(together, np.concatenate(alone))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    blocks=_BLOCKS,
+    shuffle=_SHUFFLES,
+    batch=st.sampled_from([1, 4, 6, 8, 16, 24]),
+    ranks=st.sampled_from([1, 2, 3, 4, 8]),
+    data=st.data(),
+)
+def test_a_ranks_part_of_steps_is_what_their_positions_say(
+    blocks: list[int], shuffle: Shuffle, batch: int, ranks: int, data: st.DataObject
+) -> None:
+    order = _order(blocks, shuffle, batch)
+    assume(batch % ranks == 0 and order.rows >= batch)
+    whole, each = order.rows // batch, batch // ranks
+    first = data.draw(st.integers(0, whole - 1))
+    steps = range(first, data.draw(st.integers(first + 1, whole)), data.draw(st.integers(1, 3)))
+
+    for rank in range(ranks):
+        positions = np.concatenate([batch * n + rank * each + np.arange(each) for n in steps])
+        expected = order.rows_of(positions)
+        assert np.array_equal(order.rows_of_steps(steps, (rank, ranks)), expected)
