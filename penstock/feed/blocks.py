@@ -135,6 +135,9 @@ class BlockStore:
         """Begin to bring blocks here, and keep them until they are released as often."""
         with self._lock:
             self._refs[blocks] += 1
+            if self._idle:
+                for block in blocks.tolist():
+                    self._idle.pop(block, None)
             missing = [n for n in blocks[~self._is_here[blocks]].tolist() if n not in self._coming]
             for run in self.source.runs(missing):
                 self._begin(run)

@@ -20,6 +20,7 @@ from penstock.feed.slabs import SLABS
 
 FormName = Literal["numpy", "torch", "jax", "tf", "arrow", "polars"]
 FORMS: tuple[FormName, ...] = ("numpy", "torch", "jax", "tf", "arrow", "polars")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 _INT32 = 2**31 - 1
 _ON_A_DEVICE = ("torch", "jax", "tf")
 
@@ -51,7 +52,12 @@ class Form:
             raise OrderError(f"only torch batches can be pinned, not {name}")
         if dtype is not None and known in ("arrow", "polars"):
             raise OrderError(f"{name} batches keep their types; dtype= is for arrays")
-        return cls(known, device, dtype, pin_memory)
+        kind = None if dtype is None else str(dtype).removeprefix("torch.")
+        if kind is not None and kind not in DTYPES:
+            raise OrderError(
+                f"dtype is of floating-point columns: {', '.join(DTYPES)}; not {dtype}"
+            )
+        return cls(known, device, kind, pin_memory)
 
     def placed(self) -> Form:
         """With the number of the GPU that `cuda` means to this thread."""
@@ -194,7 +200,11 @@ def _arrow_array(values: Any, kind: pa.DataType | None) -> pa.Array:
             return pa.FixedSizeBinaryArray.from_buffers(
                 kind, len(values), [None, pa.py_buffer(values)]
             )
-        return pa.FixedShapeTensorArray.from_numpy_ndarray(values)
+        flat = pa.array(values.reshape(-1))
+        shape = list(values.shape[1:])
+        tensor = pa.fixed_shape_tensor(flat.type, shape)
+        rows = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shape)))
+        return pa.ExtensionArray.from_storage(tensor, rows)
     if kind is not None and pa.types.is_temporal(kind):
         return pa.array(values).cast(kind)
     return pa.array(values, kind)

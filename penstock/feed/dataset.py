@@ -56,7 +56,7 @@ class Dataset:
         self._opened = opened
         self._settings = settings or Settings(tuple(opened.source.columns.names))
         self._epoch, self._step, self._resumed = 0, 0, False
-        self._worker: tuple[int, int] | None = None
+        self._worker: tuple[int, int, int] | None = None
         self._engine: Engine | None = None
         self._metrics = Metrics()
 
@@ -137,7 +137,19 @@ class Dataset:
         if isinstance(index, slice):
             numbers = np.arange(total)[index]
         else:
-            numbers = np.atleast_1d(np.asarray(index, dtype=np.int64))
+            given = np.atleast_1d(np.asarray(index))
+            if not given.size:
+                given = given.astype(np.int64)
+            if given.dtype == np.bool_ and len(given) == total:
+                given = np.flatnonzero(given)
+            if given.dtype.kind not in "iu" or given.ndim != 1:
+                raise OrderError(
+                    f"{self.name}: take rows by whole numbers, a slice, or {total:,} booleans, not "
+                    f"{given.dtype} of shape {given.shape}; columns are chosen by select_columns"
+                )
+            numbers = given.astype(np.int64)
+            if given.dtype.kind == "u" and (given > np.uint64(2**63 - 1)).any():
+                raise IndexError(f"{self.name} {self.split} has {total:,} rows")
             numbers = np.where(numbers < 0, numbers + total, numbers)
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < total):
             raise IndexError(f"{self.name} {self.split} has {total:,} rows")
@@ -269,9 +281,7 @@ class Dataset:
 
     def limit(self, rows: int) -> Dataset:
         """Only the first so many samples of each epoch's order."""
-        if rows < 1:
-            raise OrderError(f"limit must be at least 1 row, got {rows}")
-        return self._with(limit=rows)
+        return self._with(limit=_whole("a limit", rows, 1))
 
     # In which order, and to whom.
 
@@ -290,9 +300,11 @@ class Dataset:
             of them, so that each block is fetched once an epoch. `auto` takes `full` up to 1 GiB,
             by the bytes that the manifest has.
         """
+        if mode not in ("auto", "full", "windowed"):
+            raise OrderError(f"a shuffle is auto, full or windowed, not {mode!r}")
         if mode == "auto":
             mode = "full" if self._opened.size_bytes <= FULL_SHUFFLE_BYTES else "windowed"
-        seed = int(seed)
+        seed = _whole("a seed", seed)
         return self._with(shuffle=Full(seed) if mode == "full" else Windowed(seed, window))
 
     def batch(self, rows: int, *, drop_last: bool = False) -> Dataset:
@@ -302,7 +314,7 @@ class Dataset:
         shorter, and what does not divide evenly among the ranks is dropped from it, so that every
         rank always gets as many batches and samples as every other.
         """
-        return self._with(batch=rows, drop_last=drop_last)
+        return self._with(batch=_whole("a batch", rows, 1), drop_last=drop_last)
 
     def repeat(self, epochs: int | None = None) -> Dataset:
         """One iteration goes through this many epochs, each in its own order; None: without end.
@@ -365,20 +377,28 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of one epoch, or the rest of it after `load_state_dict`."""
-        epochs, given = self._settings.epochs, 0
+        epochs, worker = self._settings.epochs, dataloader_worker()
+        first = self._step if self._resumed else 0
+        is_own = self._resumed and self._worker is not None and self._worker[:2] == worker.place
+        # In an iteration that is continued, workers keep the turns that they had in it.
+        turns = self._worker[2] if is_own and self._worker is not None else -first
+        self._resumed = False
         last = None if epochs is None else (self._epoch // epochs + 1) * epochs
         while last is None or self._epoch < last:
-            before = self._step if self._resumed else 0
-            yield from self._one_epoch(given)
-            given += len(self) - before
+            self._worker = None if worker.size == 1 else (*worker.place, turns % worker.size)
+            steps = len(self)
+            if epochs is None and not steps:
+                raise OrderError(f"{self.name} {self.split}: an epoch has no batch to repeat")
+            yield from self._one_epoch(worker.first_step(first, turns, is_own=is_own), worker)
+            first, is_own, turns = 0, False, turns + steps
+            if worker.size > 1:
+                self._worker = (*worker.place, turns % worker.size)
 
-    def _one_epoch(self, given: int) -> Iterator[Any]:
-        """One epoch, after so many steps that this iteration has had of others."""
-        world, worker = self._world, dataloader_worker()
-        order = self.order(self._epoch)
-        first, epoch = self._first_step(worker, given), order.epoch
+    def _one_epoch(self, first: int, worker: World) -> Iterator[Any]:
+        """One epoch from this step on, or every n-th of its steps in one of n workers."""
+        world, order = self._world, self.order(self._epoch)
+        epoch = order.epoch
         stretch = Stretch(order, world, range(first, self._steps(order, world), worker.size))
-        self._worker = None if worker.size == 1 else (worker.rank, worker.size)
         # Which GPU "cuda" means is asked in the caller's thread, where he has chosen it.
         form = self._settings.form.placed()
         feeder = Feeder(partial(self._made, stretch, form), _CHUNKS_AHEAD)
@@ -408,7 +428,8 @@ class Dataset:
     def state_dict(self) -> dict[str, Any]:
         """Where iteration is: after the batches that the caller has received, whatever is ahead.
 
-        The same on every rank, and valid on any number of ranks.
+        The same on every rank, and valid on any number of ranks. A dataset has one place: of two
+        iterations over the same one at a time, it is the place of whichever went on last.
         """
         return self._state().to_dict()
 
@@ -421,7 +442,7 @@ class Dataset:
         """
         resumed = State.resumed(state, self._state())
         self._epoch, self._step, self._resumed = resumed.epoch, resumed.step, True
-        self._worker = None if resumed.worker is None else (resumed.worker[0], resumed.worker[1])
+        self._worker = resumed.worker
 
     def close(self) -> None:
         """Give files and threads back; the dataset opens them again when used. Twice is fine."""
@@ -534,12 +555,6 @@ class Dataset:
         last = order.rows - (order.steps - 1) * order.global_batch
         return order.steps - (1 if order.steps and last < world.size else 0)
 
-    def _first_step(self, worker: World, given: int) -> int:
-        """The step that this process begins with; where a state was loaded, the one after it."""
-        first = self._step if self._resumed else 0
-        self._resumed = False
-        return worker.first_step(first, self._worker, given)
-
     def engine(self) -> Engine:
         """What is open in this process; opened when first asked for."""
         if self._engine is None or self._engine.owner != os.getpid():
@@ -605,6 +620,15 @@ class Dataset:
                 f"{self.name}: {name} can't be combined with what was asked for before (of filter, "
                 "windows, pack and decode_image); publish a dataset of the rows that you want first"
             )
+
+
+def _whole(what: str, value: Any, least: int | None = None) -> int:
+    """A whole number, numpy's too."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise OrderError(f"{what} is a whole number, not {value!r}")
+    if least is not None and value < least:
+        raise OrderError(f"{what} is at least {least}, got {value}")
+    return int(value)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -87,8 +87,7 @@ class Engine:
         self.store.is_awaited = caller.is_waiting
         order, world = stretch.order, stretch.world
         part = (world.rank, world.size)
-        self.samples.begin(order.epoch)
-        ahead = None
+        samples, ahead = self.samples.begin(order.epoch), None
         if not self.store.is_local and not isinstance(order.shuffle, Full) and len(stretch.steps):
             room = max(1, int(self._opened.source.block_bytes.mean()))
             most = max(2, min(self._opened.memory.ahead_bytes // room, self.store.most_coming // 2))
@@ -106,7 +105,7 @@ class Engine:
             )
             self.store.is_used[:] = False
             self.store.is_used[np.setdiff1d(np.arange(len(this_turns)), ahead.sequence)] = True
-        return fed(stretch, self.samples, self.store, ahead, caller, with_rows=with_rows)
+        return fed(stretch, samples, self.store, ahead, caller, with_rows=with_rows)
 
     def close(self) -> None:
         """Give everything back; twice does no harm."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import os
 import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from penstock.errors import OrderError
 
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ class Feeder(Generic[T]):
         self._stop = threading.Event()
         self._is_waiting = False
         self._items = make(Caller(self._stop.is_set, lambda: self._is_waiting))
+        self._owner = os.getpid()
         self._thread = threading.Thread(target=self._run, name="penstock-feed", daemon=True)
         _ALIVE.add(self)  # pyright: ignore[reportArgumentType]
         self._thread.start()
@@ -60,6 +64,8 @@ class Feeder(Generic[T]):
 
     def close(self) -> None:
         """End the thread; twice does no harm."""
+        if self._owner != os.getpid():
+            return
         self._stop.set()
         while self._thread.is_alive():
             try:  # a full queue is what the thread may be waiting on
@@ -68,6 +74,11 @@ class Feeder(Generic[T]):
                 self._thread.join(0.01)
 
     def _next(self) -> tuple[T] | BaseException | None:
+        if self._owner != os.getpid():
+            raise OrderError(
+                "this iteration was begun before the process was forked, and the child has none of "
+                "its threads; begin one in the child"
+            )
         try:
             return self._ready.get_nowait()
         except queue.Empty:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -15,12 +18,15 @@ from numpy.typing import NDArray
 
 from penstock.errors import OrderError
 from penstock.feed.blocks import BlockStore
-from penstock.feed.samples import Plan, Rows
+from penstock.feed.samples import Plan, Rows, Samples
 from penstock.shards.packing import names_of
 from penstock.shards.ranges import Ranges
 
 Expression = pl.Expr | pc.Expression
 _KEPT_SELECTIONS = 4096
+_MAY_MEET_NAN = re.compile(r"!=|[a-z_]+\(")
+"""What can be true of a NaN, which ranges leave out: an expression with more in it than comparisons
+that are false of it, joined by and, or. `invert(...)`, `is_nan(...)`, `is_null(...)` are calls."""
 _SCANNED_AT_ONCE = 16
 
 
@@ -46,8 +52,9 @@ class Filtered:
         """A row's."""
         return self._rows.bytes_a_sample
 
-    def begin(self, epoch: int) -> None:
+    def begin(self, epoch: int) -> Samples:
         """The same rows in every epoch."""
+        return self
 
     def open(self, blocks: NDArray[np.int64]) -> None:
         """As of all rows."""
@@ -99,6 +106,8 @@ def possible(expression: Expression, ranges: dict[str, Ranges], blocks: int) -> 
     """Blocks that their ranges do not rule out."""
     if not isinstance(expression, pc.Expression) or not ranges:
         return np.arange(blocks)
+    if _MAY_MEET_NAN.search(str(expression)):
+        ranges = {n: r for n, r in ranges.items() if not pa.types.is_floating(r.least.type)}
     kinds = {name: column.least.type for name, column in ranges.items()}
     schema = pa.schema(list(kinds.items()))
     form = pads.IpcFileFormat()
@@ -127,7 +136,10 @@ def holds(expression: Expression, block: pa.RecordBatch) -> NDArray[np.bool_]:
     try:
         if isinstance(expression, pl.Expr):
             frame = pl.DataFrame(pl.from_arrow(table))
-            true = frame.select(expression.fill_null(False).alias("true"))["true"]
+            true = frame.select(expression.alias("true"))["true"]
+            if true.dtype != pl.Boolean:
+                raise OrderError(f"can't filter by {expression}: it is {true.dtype}, no condition")
+            true = true.fill_null(False)
             return np.broadcast_to(true.to_numpy().astype(bool), table.num_rows)
         scanned = pads.InMemoryDataset(table).scanner(columns={"true": expression}).to_table()
         return scanned["true"].combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
@@ -151,6 +163,15 @@ def checked(expression: object) -> Expression:
     )
 
 
+def text_of(expression: Expression) -> bytes:
+    """What tells one expression from another."""
+    if isinstance(expression, pl.Expr):
+        return expression.meta.serialize()
+    text = str(expression)
+    # Printed, a long list of values is shortened.
+    return pickle.dumps(expression) if "..." in text else text.encode()
+
+
 def _promise(ranges: dict[str, Ranges], block: int) -> pc.Expression:
     promise = pc.scalar(True)
     for name, column in ranges.items():
@@ -168,11 +189,15 @@ def _unpacked(block: pa.RecordBatch) -> pa.Table:
     """A block's rows with each packed feature as a column of its own."""
     columns: dict[str, Any] = {}
     for field, column in zip(block.schema, block.columns, strict=True):
-        names = (field.metadata or {}).get(b"names")
-        if names is not None and isinstance(field.type, pa.FixedShapeTensorType):
+        told = field.metadata or {}
+        if b"names" in told and isinstance(field.type, pa.FixedShapeTensorType):
             matrix = column.to_numpy_ndarray()
-            for position, name in enumerate(names_of(field)):
+            for position, name in enumerate(names_of(field)):  # a feature's NaN is a missing value
                 columns[name] = pa.array(matrix[:, position], from_pandas=True)
+        elif b"columns" in told:
+            matrix = column.to_numpy_ndarray()
+            for position, name in enumerate(json.loads(told[b"columns"])):
+                columns[name] = pa.array(matrix[:, position])
         else:
             columns[field.name] = column
     return pa.table(columns)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from penstock.errors import DatasetNotFound, ShardError, did_you_mean
+from penstock.errors import DatasetNotFound, OrderError, ShardError, did_you_mean
 from penstock.feed.blocks import MemoryOptions
 from penstock.feed.cache import CacheOptions
 from penstock.feed.dataset import Dataset
@@ -27,7 +27,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 def load_dataset(
-    name_or_uri: str,
+    name_or_uri: str | Path,
     *,
     split: str = "train",
     version: str = LATEST,
@@ -61,9 +61,13 @@ def load_dataset(
     DatasetNotFound: no such dataset, version or split; names the near ones.
     StorageError: the lake can't be reached, or there are no credentials.
     """
-    options = cache if isinstance(cache, CacheOptions) else CacheOptions()
-    if isinstance(cache, str | Path):
+    name_or_uri = str(name_or_uri)
+    if cache is None or isinstance(cache, CacheOptions):
+        options = cache or CacheOptions()
+    elif isinstance(cache, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
         options = CacheOptions(folder=Path(cache))
+    else:
+        raise OrderError(f"cache is a folder or CacheOptions, not {cache!r}")
     found = _URI.fullmatch(name_or_uri)
     if found is None and _lies_somewhere(name_or_uri):
         opened = open_where_it_lies(

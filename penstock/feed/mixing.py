@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property, partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -60,10 +60,18 @@ def interleave(
     """
     if not datasets:
         raise OrderError("interleave at least one dataset")
+    if not (isinstance(stop, int) and stop > 0) and stop not in get_args(Stop):
+        raise OrderError(f"stop is {', '.join(get_args(Stop))} or a number of steps, not {stop!r}")
     for dataset in datasets:
+        if not isinstance(dataset, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OrderError(f"interleave mixes datasets, not {dataset!r}")
         if dataset.has_batches:
             raise OrderError(
                 f"{dataset.name} has a batch size; give it to what interleave returns instead"
+            )
+        if not len(dataset):
+            raise OrderError(
+                f"{dataset.name} {dataset.split} is empty; leave it out of the mixture"
             )
     return Mixture(tuple(datasets), _turns_of(datasets, weights), stop)
 
@@ -242,7 +250,9 @@ class Mixture:
     def __iter__(self) -> Iterator[Any]:
         """The batches of one epoch, or the rest of it after `load_state_dict`."""
         world, worker = self._world, dataloader_worker()
-        first = worker.first_step(self._step if self._resumed else 0, self._worker)
+        first = self._step if self._resumed else 0
+        is_own = self._resumed and self._worker == worker.place
+        first = worker.first_step(first, -first, is_own=is_own)
         self._resumed = False
         self._worker = None if worker.size == 1 else (worker.rank, worker.size)
         steps = range(first, self._steps, worker.size)
@@ -380,8 +390,8 @@ class Mixture:
         dataset = self._datasets[part.source]
         engine = dataset.engine()
         # The mixture's epochs are not the source's: what differs between epochs stays the same.
-        engine.samples.begin(0)
-        chunks = fed(part, engine.samples, engine.store, None, caller, with_rows=True)
+        samples = engine.samples.begin(0)
+        chunks = fed(part, samples, engine.store, None, caller, with_rows=True)
         try:
             for chunk in chunks:
                 for step in chunk:

@@ -154,7 +154,7 @@ class Order:
         """
         rank, ranks = part
         each = self.global_batch // ranks
-        if not isinstance(self.shuffle, Windowed) or self.lanes % ranks:
+        if not isinstance(self.shuffle, Windowed) or self.lanes % ranks or not steps:
             starts = np.arange(steps.start, steps.stop, steps.step) * self.global_batch
             return self.rows_of((starts[:, None] + (rank * each + np.arange(each))).ravel())
         share, lanes = self.global_batch // self.lanes, self.lanes // ranks

@@ -8,6 +8,7 @@ memory, and the order of sequences is shuffled, cut and resumed as that of rows 
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from penstock.errors import OrderError
 from penstock.feed.blocks import BlockStore
 from penstock.feed.gather import Take, cell_of
-from penstock.feed.samples import Plan
+from penstock.feed.samples import Plan, Samples
 from penstock.shards.ranges import is_list
 
 _SCANNED_AT_ONCE = 16
@@ -75,10 +76,12 @@ class Packed:
         each = self._dtype.itemsize + (4 if self._options.segments else 0)
         return self._options.seq_len * each
 
-    def begin(self, epoch: int) -> None:
+    def begin(self, epoch: int) -> Samples:
         """Cut from this epoch's own place."""
         text = f"{self._store.source.fingerprint}/{epoch}/pack"
-        self._phase = xxhash.xxh3_64_intdigest(text.encode()) % self._options.seq_len
+        of_epoch = copy(self)
+        of_epoch._phase = xxhash.xxh3_64_intdigest(text.encode()) % self._options.seq_len
+        return of_epoch
 
     def open(self, blocks: NDArray[np.int64]) -> None:
         """Find where their tokens begin."""

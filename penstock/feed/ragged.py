@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 class Ragged:
     """Strings, binary or lists of a batch; no Python object a row until one is asked for.
 
-    Indexing gives one row: `str`, `bytes`, or an array of its values. `np.asarray` of it, and
-    `tolist`, make an object a row.
+    Indexing gives one row: `str`, `bytes`, an array of its numbers, or a list of what else it has.
+    `np.asarray` of it, and `tolist`, make an object a row.
     """
 
     def __init__(self, array: pa.Array, wrap: Callable[[NDArray[Any]], Any] | None = None) -> None:
@@ -22,6 +22,15 @@ class Ragged:
         """As Arrow has it, not copied."""
         self._wrap = wrap or _as_is
         self._is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+        # A row of other lists, of strings, of lists, with nulls, comes as a Python list.
+        self._has_arrays = (
+            self._is_list
+            and (
+                pa.types.is_integer(array.type.value_type)
+                or pa.types.is_floating(array.type.value_type)
+            )
+            and not array.values.null_count
+        )
 
     @property
     def offsets(self) -> Any:
@@ -64,7 +73,7 @@ class Ragged:
         value = self.array[row % len(self)]
         if not value.is_valid:
             return None
-        return self._wrap(value.values.to_numpy()) if self._is_list else value.as_py()
+        return self._wrap(value.values.to_numpy()) if self._has_arrays else value.as_py()
 
     def __iter__(self) -> Iterator[Any]:
         return (self[row] for row in range(len(self)))
@@ -76,7 +85,7 @@ class Ragged:
         return f"Ragged({len(self)} rows of {self.array.type})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Ragged, (self.array,)
+        return Ragged, (self.array, self._wrap)
 
     def _offsets(self) -> NDArray[np.int64]:
         array = self.array

@@ -45,8 +45,8 @@ class Samples(Protocol):
         """About so many, to size buffers."""
         ...
 
-    def begin(self, epoch: int) -> None:
-        """Of what follows, samples are those of this epoch."""
+    def begin(self, epoch: int) -> Samples:
+        """The samples of an epoch, which differ where they are cut anew for each."""
         ...
 
     def plan(self, samples: NDArray[np.int64]) -> Plan:
@@ -77,8 +77,9 @@ class Rows:
         """Exact for fixed-width columns; a guess for others."""
         return self._gatherer.bytes_a_row
 
-    def begin(self, epoch: int) -> None:
+    def begin(self, epoch: int) -> Samples:
         """The same rows in every epoch."""
+        return self
 
     def open(self, blocks: NDArray[np.int64]) -> None:
         """Find their columns."""

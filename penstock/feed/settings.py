@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import xxhash
 
 from penstock.feed.convert import Form
-from penstock.feed.filtering import Expression
+from penstock.feed.filtering import Expression, text_of
 from penstock.feed.images import ImageOptions
 from penstock.feed.order import Sequential, Shuffle
 from penstock.feed.packed import PackOptions
@@ -48,7 +48,7 @@ class Settings:
         if self.pack is not None:
             return f"pack({self.pack.column}, {self.pack.seq_len})"
         if self.filter is not None:
-            return f"filter({xxhash.xxh3_64_hexdigest(str(self.filter).encode())})"
+            return f"filter({xxhash.xxh3_64_hexdigest(text_of(self.filter))})"
         return "rows"
 
     @property

@@ -95,8 +95,7 @@ def _checked(got: Any, function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _stacked(values: list[Any]) -> Any:
-    first = values[0]
-    if isinstance(first, str | bytes) or first is None:
+    if any(value is None or isinstance(value, str | bytes | list) for value in values):
         return pa.array(values)
     arrays = [np.asarray(value) for value in values]
     if len({array.shape for array in arrays}) == 1:

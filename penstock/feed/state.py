@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from penstock.errors import StateError
@@ -24,8 +24,9 @@ class State:
     limit: int | None
     epoch: int
     step: int
-    worker: tuple[int, int] | None = None
-    """In a worker of a DataLoader, its number and how many there are: it has every n-th step."""
+    worker: tuple[int, int, int] | None = None
+    """In a worker of a DataLoader, which has every n-th step: its number, how many there are, and
+    the turns that they had had before the epoch's first step."""
     version: int = 2
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,14 +41,23 @@ class State:
         ------
         StateError: something that must match does not; says what.
         """
+        if not isinstance(value, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise StateError(f"not a state of a Penstock dataset: a {type(value).__name__}")
         if value.get("version", here.version) != here.version:
             raise StateError(
                 f"state version {value['version']}; this Penstock reads {here.version}"
             )
         try:
             state = cls(**value)
-        except TypeError as error:
+            worker = None
+            if state.worker is not None:
+                rank, size, turns = state.worker
+                worker = (int(rank), int(size), int(turns))
+            if state.epoch < 0 or state.step < 0:
+                raise ValueError(f"epoch {state.epoch}, step {state.step}")
+        except (TypeError, ValueError) as error:
             raise StateError(f"not a state of a Penstock dataset: {error}") from error
+        state = replace(state, worker=worker)
         for name in _MUST_MATCH:
             before, now = getattr(state, name), getattr(here, name)
             if before != now:

@@ -9,6 +9,7 @@ row of them is gathered in one copy; batches show them under their own names.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +103,7 @@ class TranscodedSource:
             members.setdefault(packed, []).append(name)
         for packed, names in members.items():
             kind = pa.fixed_shape_tensor(self.columns.field(names[0]).type, [len(names)])
-            fields[packed] = pa.field(packed, kind, metadata={"names": ",".join(names)})
+            fields[packed] = pa.field(packed, kind, metadata={"columns": json.dumps(names)})
         rest = [field for field in self.columns if field.name not in self._packed]
         return pa.schema([*fields.values(), *rest])
 
@@ -181,7 +182,7 @@ class TranscodedSource:
         try:
             table = self._read(group, fetcher)
             message = memoryview(self._packed_batch(table).serialize())
-        except (pa.ArrowException, KeyError) as error:
+        except (pa.ArrowException, KeyError, OSError) as error:
             raise ShardError(f"{where}: can't be read: {error}") from error
         if table.num_rows != group.rows:
             raise ShardError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -144,11 +145,11 @@ def _delta(
         n.removeprefix("partition.") for n in actions.column_names if n.startswith("partition.")
     ]
     constants = {
-        row["path"]: tuple((name, row[f"partition.{name}"]) for name in partitions)
+        unquote(row["path"]): tuple((name, row[f"partition.{name}"]) for name in partitions)
         for row in actions.to_pylist()
     }
     files = sorted(
-        (row["path"], row["size_bytes"])
+        (unquote(row["path"]), row["size_bytes"])
         for row in actions.select(["path", "size_bytes"]).to_pylist()
     )
     footers = _footers(root, files)
@@ -264,9 +265,9 @@ def _ranges(
                 nulls.append(0 if constants[name] is not None else group.rows)
                 whole -= {name} if constants[name] is None else set()
                 continue
-            is_known = found is not None and found.has_min_max
-            least.append(found.min if found is not None and is_known else None)
-            greatest.append(found.max if found is not None and is_known else None)
+            low, high = _extremes(found)
+            least.append(low)
+            greatest.append(high)
             nulls.append(found.null_count if found is not None and found.has_null_count else 1)
             if nulls[-1]:
                 whole.discard(name)
@@ -280,6 +281,16 @@ def _ranges(
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             continue  # a statistic of another type than the column's
     return ranges, frozenset(whole)
+
+
+def _extremes(found: Any) -> tuple[Any, Any]:
+    """A column chunk's least and greatest value, where Python has such values."""
+    if found is None or not found.has_min_max:
+        return None, None
+    try:
+        return found.min, found.max
+    except (ValueError, OverflowError, pa.ArrowException):  # nanoseconds, years past 9999
+        return None, None
 
 
 def _footers(root: ObjectStore, files: Sequence[tuple[str, int]]) -> dict[str, pq.FileMetaData]:

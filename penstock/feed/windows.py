@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from penstock.errors import OrderError
 from penstock.feed.blocks import BlockStore
 from penstock.feed.gather import Gatherer, cell_of
-from penstock.feed.samples import Plan
+from penstock.feed.samples import Plan, Samples
 
 _SCANNED_AT_ONCE = 16
 
@@ -62,8 +62,9 @@ class Windows:
         """All rows of a window."""
         return self._gatherer.bytes_a_row * self._options.length
 
-    def begin(self, epoch: int) -> None:
+    def begin(self, epoch: int) -> Samples:
         """The same windows in every epoch."""
+        return self
 
     def open(self, blocks: NDArray[np.int64]) -> None:
         """Find their columns."""
@@ -112,7 +113,7 @@ class Windows:
             raise OrderError(
                 f"no column {by} to take windows by; there are {', '.join(schema.names)}"
             )
-        found, first, before = list[NDArray[np.int64]](), 0, None
+        found, first, before = list[NDArray[np.int64]](), 0, object()
         blocks = np.arange(len(self._store.source.rows))
         for start in range(0, len(blocks), _SCANNED_AT_ONCE):
             some = blocks[start : start + _SCANNED_AT_ONCE]
@@ -131,7 +132,7 @@ class Windows:
                     changed = np.flatnonzero(np.diff(codes)) + 1
                     if not len(codes):
                         continue
-                    if before is None or column[0].as_py() != before:
+                    if column[0].as_py() != before:
                         changed = np.concatenate([[0], changed])
                     found.append(changed + first)
                     before, first = column[-1].as_py(), first + len(codes)

@@ -20,17 +20,22 @@ class World:
         if not 0 <= self.rank < self.size:
             raise OrderError(f"rank {self.rank} is not one of {self.size}")
 
-    def first_step(self, step: int, saved_by: tuple[int, int] | None, given: int = 0) -> int:
+    def first_step(self, step: int, turns: int, *, is_own: bool = False) -> int:
         """Of steps from `step` on, dealt to a DataLoader's workers in turn, this worker's first.
 
         Parameters
         ----------
-        saved_by: the worker and the number of workers whose own state `step` is from, if it is.
-        given: steps that all workers have had before in this iteration.
+        turns: how many the workers had had when the epoch's step 0 was, or would have been, dealt.
+        is_own: whether `step` is from this worker's own state, which is one past its last step.
         """
-        if step and self.size > 1 and saved_by == (self.rank, self.size):
-            return step - 1 + self.size  # its state is one past its own last step
-        return step + (self.rank - given) % self.size
+        if step and self.size > 1 and is_own:
+            return step - 1 + self.size
+        return step + (self.rank - turns - step) % self.size
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The rank and the size."""
+        return self.rank, self.size
 
     def replicated(self, times: int) -> World:
         """As the data sees it when each group of `times` neighbouring ranks gets the same.
@@ -62,7 +67,13 @@ def current_world() -> World:
         return World(distributed.get_rank(), distributed.get_world_size())
     for rank, size in _LAUNCHERS:
         if rank in os.environ and size in os.environ:
-            return World(int(os.environ[rank]), int(os.environ[size]))
+            try:
+                return World(int(os.environ[rank]), int(os.environ[size]))
+            except ValueError as error:
+                raise OrderError(
+                    f"{rank}={os.environ[rank]} and {size}={os.environ[size]} are no numbers; "
+                    "unset them, or say .shard(rank, world_size)"
+                ) from error
     jax = sys.modules.get("jax")
     if jax is not None and getattr(jax, "distributed", None) is not None:
         is_initialized = getattr(jax.distributed, "is_initialized", None)
