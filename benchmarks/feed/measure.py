@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import resource
 import shutil
@@ -18,8 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.feed.data import Data
+from benchmarks.feed.data import SIDE, Data
 
+LIMITS = {
+    "index_select": ("rows",),
+    "index_select_drawn": ("rows",),
+    "decoder": ("images",),
+    "raw": ("cold-blobs", "cold-rows"),
+    "raw_kept": ("cold-blobs", "cold-rows"),
+}
+"""What no loader can beat, and at which works."""
 PEERS = ("mosaic", "lit", "web", "hf", "grain_", "lance_", "torch_loader", "torch_batched")
 
 
@@ -31,6 +40,7 @@ def main() -> None:
     parser.add_argument("--folder", required=True, help="a local folder, or s3://bucket/prefix")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60, help="at which an epoch is broken off")
     parser.add_argument("--prepare", action="store_true", help="write the loader's format only")
     parser.add_argument("--data", default="{}", help="JSON of what differs from the usual sizes")
     told = parser.parse_args()
@@ -39,8 +49,8 @@ def main() -> None:
         given["flowers"] = Path(given["flowers"])
     data = replace(Data(), **given)
     folder: Any = told.folder if "://" in told.folder else Path(told.folder)
-    if told.loader == "index_select":
-        print(json.dumps(_index_select(data, told.epochs)))
+    if told.loader in LIMITS:
+        print(json.dumps(_limit(told.loader, told.work, data, told.folder, told.epochs)))
         return
     module = importlib.import_module(
         "benchmarks.feed.ours"
@@ -54,27 +64,39 @@ def main() -> None:
         return
     cache = Path(tempfile.mkdtemp(prefix="bench-cache-"))
     try:
-        result = _measured(module, told.work, folder, told.workers, told.epochs, cache)
+        epochs = _epochs(module, told.work, folder, told.workers, told.epochs, cache)
+        result = _measured(epochs, told.seconds)
     finally:
         shutil.rmtree(cache, ignore_errors=True)
     print(json.dumps({"name": module.NAME, "version": module.version(), **result}))
 
 
-def _measured(
-    module: Any, work: str, folder: Any, workers: int, epochs: int, cache: Path
-) -> dict[str, Any]:
-    """Seconds of each epoch, and to its first batch."""
-    seconds, firsts, samples = list[float](), list[float](), 0
-    for epoch in _epochs(module, work, folder, workers, epochs, cache):
+def _measured(epochs: Iterator[Any], most_seconds: float) -> dict[str, Any]:
+    """Seconds and samples of each epoch, and seconds to its first batch.
+
+    A loader that is slow is broken off: what it fed until then gives its pace.
+    """
+    seconds, firsts, samples = list[float](), list[float](), list[int]()
+    for epoch in epochs:
         began = time.perf_counter()
-        samples, first = 0, None
+        fed, first, taken = 0, None, 0.0
         for batch in epoch():
-            first = first or time.perf_counter() - began
-            samples += _size(batch)
-        seconds.append(time.perf_counter() - began)
+            taken = time.perf_counter() - began
+            first = first or taken
+            fed += _size(batch)
+            if taken > most_seconds:
+                break
+        seconds.append(time.perf_counter() - began if taken <= most_seconds else taken)
         firsts.append(first or 0.0)
+        samples.append(fed)
+        if sum(seconds) > most_seconds:
+            break
+    return _figures(seconds, samples, firsts)
+
+
+def _figures(seconds: list[float], samples: list[int], firsts: list[float]) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return {"seconds": seconds, "first_batch": firsts, "samples": samples, "peak_mb": peak}
+    return {"seconds": seconds, "samples": samples, "first_batch": firsts, "peak_mb": peak}
 
 
 def _epochs(
@@ -86,7 +108,10 @@ def _epochs(
         opening = time.perf_counter() - began
         for number in range(count):
             # What opening took counts in the first epoch, as it does with the peers.
-            yield lambda number=number: _after(opening if number == 0 else 0.0, ds)
+            yield lambda number=number: _after(
+                opening if number == 0 else 0.0,
+                (module.handed_out(work, batch) for batch in ds),
+            )
         ds.close()
         return
     for number in range(count):
@@ -107,24 +132,52 @@ def _size(batch: Any) -> int:
     return len(batch)
 
 
-def _index_select(data: Data, epochs: int) -> dict[str, Any]:
-    from benchmarks.feed.peers.baselines import index_select
+def _limit(which: str, work: str, data: Data, folder: str, epochs: int) -> dict[str, Any]:
+    """Of a limit, what `_measured` tells of a loader."""
+    from benchmarks.feed.peers import baselines
 
-    seconds = list[float]()
-    epoch = index_select(data)
-    for _ in range(epochs):
+    name, run = {
+        "index_select": ("torch.index_select from RAM", _selecting),
+        "index_select_drawn": ("torch.randperm, index_select from RAM", _selecting),
+        "decoder": ("cv2 alone, 2 threads, from RAM", _decoding),
+        "raw": ("obstore alone, dropped", _fetching),
+        "raw_kept": ("obstore alone, kept in RAM", _fetching),
+    }[which]
+    seconds = list(itertools.islice(run(baselines, which, work, data, folder), epochs))
+    samples = [data.items(work)] * epochs
+    return {"name": name, "version": "", **_figures(seconds, samples, [0.0] * epochs)}
+
+
+def _selecting(baselines: Any, which: str, work: str, data: Data, folder: str) -> Iterator[float]:
+    epoch = baselines.index_select(data, is_drawn=which.endswith("drawn"))
+    while True:
         began = time.perf_counter()
         for _ in epoch():
             pass
-        seconds.append(time.perf_counter() - began)
-    return {
-        "name": "torch.index_select, from RAM",
-        "version": "",
-        "seconds": seconds,
-        "first_batch": [0.0] * epochs,
-        "samples": data.rows,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-    }
+        yield time.perf_counter() - began
+
+
+def _decoding(baselines: Any, which: str, work: str, data: Data, folder: str) -> Iterator[float]:
+    files = list(data.files(work))
+    while True:
+        yield len(files) / baselines.decoder_alone("cv2", files, size=SIDE)
+
+
+def _fetching(baselines: Any, which: str, work: str, data: Data, folder: str) -> Iterator[float]:
+    """The objects of the dataset that ours reads, with as many requests in flight as ours."""
+    import obstore.store
+
+    from penstock import FetchOptions
+
+    store = obstore.store.from_url(
+        folder.replace("/raw_kept/", "/penstock/").replace("/raw/", "/penstock/"),
+        client_options={"allow_http": True},
+    )
+    keys, ranges = baselines.ranges_of(store)
+    while True:
+        yield baselines.obstore_raw(
+            store, keys, ranges, FetchOptions().in_flight, is_kept=which == "raw_kept"
+        )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ WORKS = frozenset(
         "rows-parquet",
         "tokens",
         "jpegs",
+        "jpegs-bytes",
         "images",
         "images-cached",
         "cold-blobs",
@@ -77,9 +78,18 @@ def opened(work: str, folder: Path | str, cache: Path) -> Dataset:
     if work.startswith("images"):
         ds = ds.decode_image(SIDE, fit="stretch", cached=work == "images-cached")
     mode: Any = "windowed" if work.startswith("cold") else "auto"
-    batch = BATCH[work.removesuffix("-parquet").removesuffix("-cached")]
+    batch = BATCH[work.removesuffix("-parquet").removesuffix("-cached").removesuffix("-bytes")]
     ds = ds.shuffle(seed=1, mode=mode).batch(batch)
-    return ds if work in ("jpegs", "cold-blobs") else ds.to("torch")
+    return ds if work in ("jpegs", "jpegs-bytes", "cold-blobs") else ds.to("torch")
+
+
+def handed_out(work: str, batch: Any) -> Any:
+    """A batch as its user takes it: of files, an object each, as the peers give."""
+    if work == "jpegs":
+        return batch["file"].buffers()
+    if work == "jpegs-bytes":
+        return batch["file"].tolist()
+    return batch
 
 
 def epochs(work: str, folder: Path | str, *, cache: Path, count: int) -> Iterator[Iterator[Any]]:
@@ -99,7 +109,8 @@ def _tables(work: str, data: Data) -> tuple[Iterator[pa.Table], Packing]:
     if work == "tokens":
         offsets, values = made.tokens(data.token_lists)
         return _lists(offsets, values), Packing(())
-    return _files(data.files(work.removesuffix("-cached"))), Packing(())
+    files = data.files(work.removesuffix("-cached").removesuffix("-bytes"))
+    return _files(files), Packing(())
 
 
 def _rows(work: str, data: Data, names: tuple[str, ...]) -> Iterator[pa.Table]:

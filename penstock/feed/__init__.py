@@ -11,6 +11,7 @@
     feeding.py        chunks of steps: plan, want blocks, wait, gather; feeder.py is the thread
     ahead.py          blocks brought before their turn, into the next epoch
     blocks.py         blocks in one stretch of address space (arena.py), from disk, cache or storage
+    behind.py         fetched blocks written to the cache later; workers.py are threads for it
     source.py         where blocks come from; fetch.py asks storage: retries, hedges, gives up
     cache.py          a node's folder of verified blocks, shared by its processes, within a budget
     gather.py         rows out of blocks into a batch's buffers, by address

@@ -69,6 +69,11 @@ class Form:
             target = torch.device("cuda", torch.cuda.current_device())
         return replace(self, device=target)
 
+    @property
+    def has_ragged(self) -> bool:
+        """Whether rows of differing length come as `Ragged`."""
+        return self.name in ("numpy", "torch", "jax")
+
     def take(self) -> Take:
         """How rows are copied for it."""
         return _torch_take if self.name == "torch" else numpy_take

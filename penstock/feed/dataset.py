@@ -32,6 +32,7 @@ from penstock.feed.settings import Settings
 from penstock.feed.shuffling import ShuffleQuality, shuffle_quality
 from penstock.feed.stages import Stage, in_order
 from penstock.feed.state import State
+from penstock.feed.variable import row_bytes
 from penstock.feed.windows import WindowOptions
 from penstock.feed.world import World, current_world, dataloader_worker
 from penstock.shards import Manifest
@@ -573,7 +574,10 @@ class Dataset:
 
         def one(step: Step) -> tuple[int, Any, int, int]:
             samples = len(next(iter(step.columns.values()))) if step.columns else 0
-            size = sum(values.nbytes for values in step.columns.values())
+            size = sum(
+                row_bytes(values) if isinstance(values, pa.Array) else values.nbytes
+                for values in step.columns.values()
+            )
             return step.number, self._finished(step, epoch, form), samples, size
 
         try:

@@ -124,7 +124,9 @@ class Engine:
             columns = tuple(name for name in columns if name != images.column)
         schema = pa.schema([source.columns.field(name) for name in columns])
         keeps_nulls = settings.form.name in ("arrow", "polars") and not settings.stages
-        gatherer = Gatherer(self.store, columns, take, keeps_nulls=keeps_nulls)
+        # Local blocks are mapped until nothing refers to them, so that rows of theirs can be shown.
+        as_views = self.store.is_local and settings.form.has_ragged and not settings.stages
+        gatherer = Gatherer(self.store, columns, take, keeps_nulls=keeps_nulls, as_views=as_views)
         if settings.windows is not None:
             return Windows(gatherer, self.store, schema, settings.windows)
         samples: Samples = Rows(gatherer, source.rows, schema)

@@ -27,8 +27,8 @@ from penstock.feed.world import World
 _CHUNK_BYTES = 32 << 20
 """Of steps that are planned together."""
 _CHUNK_SAMPLES = 1 << 17
-_PIECE_BYTES = 4 << 20
-"""Of steps that are gathered together: what a core's caches hold."""
+_PIECE_BYTES = 8 << 20
+"""Of steps that are gathered together and handed over at once."""
 _MOST_STEPS = 256
 _PLANNED = 2
 """Chunks whose blocks are on their way while one is gathered."""

@@ -87,10 +87,17 @@ class Gatherer:
     shown: columns, as batches show them.
     keeps_nulls: whether columns with nulls come as Arrow arrays, which have them; else a null is
         NaN, 0 or false.
+    as_views: whether binary rows may come as views of the blocks, which then have to stay.
     """
 
     def __init__(
-        self, store: BlockStore, shown: tuple[str, ...], take: Take, *, keeps_nulls: bool = False
+        self,
+        store: BlockStore,
+        shown: tuple[str, ...],
+        take: Take,
+        *,
+        keeps_nulls: bool = False,
+        as_views: bool = False,
     ) -> None:
         self._store, self._take, self._shown = store, take, shown
         self._keeps_nulls = keeps_nulls
@@ -107,7 +114,9 @@ class Gatherer:
         self._cells = {name: cell_of(schema.field(name).type) for name in columns}
         layouts = {name: variable_of(schema.field(name).type) for name in columns}
         self._variables = {
-            name: VariableColumn(store, layout) for name, layout in layouts.items() if layout
+            name: VariableColumn(store, layout, as_views=as_views)
+            for name, layout in layouts.items()
+            if layout
         }
         self._opened_at = np.full(len(rows), -1, np.int64)
         self._bases = {name: np.zeros(len(rows), np.int64) for name in columns}

@@ -31,6 +31,7 @@ from penstock.feed.feeder import Caller, Feeder
 from penstock.feed.feeding import Step, fed
 from penstock.feed.metrics import Metrics
 from penstock.feed.order import Order
+from penstock.feed.variable import contiguous
 from penstock.feed.world import World, current_world, dataloader_worker
 
 Stop = Literal["first_exhausted", "all_exhausted"]
@@ -451,7 +452,8 @@ def _merged(parts: list[dict[str, Any]], whose: NDArray[np.int64]) -> dict[str, 
     for name in parts[0]:
         pieces = [part[name] for part in parts]
         if isinstance(pieces[0], pa.Array):
-            merged[name] = pa.concat_arrays(pieces).take(pa.array(back))
+            whole = pa.concat_arrays([contiguous(piece) for piece in pieces])
+            merged[name] = whole.take(pa.array(back))
         else:
             merged[name] = np.concatenate(pieces)[back]
     return merged

@@ -9,6 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from penstock.errors import OrderError
+from penstock.feed.variable import VIEWS, contiguous, row_buffers
+
 
 class Ragged:
     """Strings, binary or lists of a batch; no Python object a row until one is asked for.
@@ -18,8 +21,7 @@ class Ragged:
     """
 
     def __init__(self, array: pa.Array, wrap: Callable[[NDArray[Any]], Any] | None = None) -> None:
-        self.array = array
-        """As Arrow has it, not copied."""
+        self._array = array
         self._wrap = wrap or _as_is
         self._is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
         # A row of other lists, of strings, of lists, with nulls, comes as a Python list.
@@ -31,6 +33,23 @@ class Ragged:
             )
             and not array.values.null_count
         )
+
+    @property
+    def array(self) -> pa.Array:
+        """As Arrow has it; binary that lies in the blocks yet is copied once, together."""
+        self._array = contiguous(self._array)
+        return self._array
+
+    def buffers(self) -> list[memoryview]:
+        """A buffer a row of binary, over memory that stays as it is; nothing is copied.
+
+        Raises
+        ------
+        OrderError: the rows are strings or lists.
+        """
+        if not (pa.types.is_binary(self._array.type) or self._array.type == VIEWS):
+            raise OrderError(f"only rows of binary are buffers, and these are {self._array.type}")
+        return row_buffers(self._array)
 
     @property
     def offsets(self) -> Any:
@@ -62,15 +81,15 @@ class Ragged:
 
     def tolist(self) -> list[Any]:
         """A Python object a row; None where there is no value."""
-        return self.array.to_pylist()
+        return self._array.to_pylist()
 
     def __len__(self) -> int:
-        return len(self.array)
+        return len(self._array)
 
     def __getitem__(self, row: int) -> Any:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        value = self.array[row % len(self)]
+        value = self._array[row % len(self)]
         if not value.is_valid:
             return None
         return self._wrap(value.values.to_numpy()) if self._has_arrays else value.as_py()
@@ -82,7 +101,8 @@ class Ragged:
         return self.array.to_numpy(zero_copy_only=False)
 
     def __repr__(self) -> str:
-        return f"Ragged({len(self)} rows of {self.array.type})"
+        kind = pa.binary() if self._array.type == VIEWS else self._array.type
+        return f"Ragged({len(self)} rows of {kind})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Ragged, (self.array, self._wrap)

@@ -1,11 +1,13 @@
 """Rows of differing length out of blocks: strings, binary and lists of numbers, one copy each.
 
 A batch's rows are first named as views (Arrow's binary view: a length, and where it lies in which
-buffer) over the blocks' own memory, and Arrow then copies them one after another.
+buffer) over the blocks' own memory, and Arrow then copies them one after another. Of binary in
+blocks that are mapped for good, the views are the batch: nothing is copied until it is asked for.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,7 @@ from penstock.shards.ranges import is_list
 _INLINE = 12
 """Bytes that a view holds itself."""
 _VIEW = np.dtype([("length", "<i4"), ("start", "V4"), ("buffer", "<i4"), ("offset", "<i4")])
+VIEWS = pa.binary_view()
 _LONGEST = np.iinfo(np.int32).max
 
 
@@ -45,11 +48,50 @@ def variable_of(kind: pa.DataType) -> Variable | None:
     return None
 
 
+def contiguous(array: pa.Array) -> pa.Array:
+    """Binary rows one after another, copied if they were views."""
+    return array.cast(pa.binary()) if array.type == VIEWS else array
+
+
+def row_bytes(array: pa.Array) -> int:
+    """Of the rows of an array; of views, of what they show."""
+    if array.type != VIEWS:
+        return array.nbytes
+    return int(_views_of(array)["length"].sum())
+
+
+def row_buffers(array: pa.Array) -> list[memoryview]:
+    """Each row of a binary array as a buffer over the array's own memory."""
+    if array.type != VIEWS:
+        _, offsets, data = array.buffers()
+        kind = np.int64 if pa.types.is_large_binary(array.type) else np.int32
+        ends = np.frombuffer(offsets, kind)[array.offset : array.offset + len(array) + 1].tolist()
+        whole = memoryview(b"" if data is None else data)
+        return [whole[start:stop] for start, stop in itertools.pairwise(ends)]
+    views, buffers = _views_of(array), [memoryview(buffer) for buffer in array.buffers()[1:]]
+    inline = views["length"] <= _INLINE
+    which = np.where(inline, 0, views["buffer"] + 1)
+    at = np.where(inline, (array.offset + np.arange(len(array))) * 16 + 4, views["offset"])
+    stop = at + views["length"]
+    return [
+        buffers[number][first:last]
+        for number, first, last in zip(which.tolist(), at.tolist(), stop.tolist(), strict=True)
+    ]
+
+
+def _views_of(array: pa.Array) -> NDArray[np.void]:
+    named = array.buffers()[1]
+    if named is None:
+        return np.zeros(0, _VIEW)
+    return np.frombuffer(named, _VIEW)[array.offset : array.offset + len(array)]
+
+
 class VariableColumn:
     """Gathers one variable-length column."""
 
-    def __init__(self, store: BlockStore, layout: Variable) -> None:
+    def __init__(self, store: BlockStore, layout: Variable, *, as_views: bool = False) -> None:
         self._store, self._layout = store, layout
+        self._as_views = as_views and pa.types.is_binary(layout.kind)
         blocks = len(store.source.rows)
         self._offsets = np.zeros(blocks, np.int64)
         """Where the offset of row 0 of the split would lie, were all rows in the block."""
@@ -106,9 +148,9 @@ class VariableColumn:
         views["length"], views["buffer"], views["offset"] = lengths, number, within
         self._put_inline(views, starts, lengths)
         held = [self._store.buffer(block) for block in blocks.tolist()]
-        named = pa.Array.from_buffers(
-            pa.binary_view(), len(rows), [None, pa.py_buffer(views), *held]
-        )
+        named = pa.Array.from_buffers(VIEWS, len(rows), [None, pa.py_buffer(views), *held])
+        if self._as_views and known is None:
+            return named
         whole = named.cast(pa.large_binary() if layout.is_wide else pa.binary())
         return self._typed(whole, lengths, known)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from penstock import Dataset, Lake, load_dataset
 from penstock.errors import OrderError, SampleError, ShardError, StateError
+from penstock.shards import Packing, write_dataset
 from tests.shards.test_shards import publish
 
 
@@ -439,3 +442,50 @@ def test_a_delta_tables_older_files_have_nulls_in_a_column_added_later(tmp_path:
 def test_what_cannot_be_is_refused_in_words(numbers: Dataset, build: object, what: str) -> None:
     with pytest.raises(OrderError, match=what):
         build(numbers)  # type: ignore[operator]
+
+
+def _files(tmp_path: Path, files: list[bytes | None]) -> Dataset:
+    lake = Lake(tmp_path / "lake")
+    table = pa.table({"file": pa.array(files, pa.binary())})
+    blocks = (table[start : start + 10] for start in range(0, len(files), 10))
+    write_dataset(
+        lake,
+        "some/files",
+        "a" * 32,
+        {"train": blocks},
+        table.schema,
+        Packing(()),
+        inputs={},
+        details={},
+    )
+    return load_dataset("some/files", version="a" * 32, lake=lake)
+
+
+def test_files_are_shown_where_they_lie(tmp_path: Path) -> None:
+    files = [bytes([n]) * (n * 7 % 50) for n in range(100)]
+    feed = _files(tmp_path, files)
+
+    batches = [*feed.shuffle(1, mode="full").batch(7)]
+    feed.close()
+    shutil.rmtree(tmp_path / "lake")  # what was mapped stays as long as somebody looks at it
+
+    shown = [bytes(buffer) for batch in batches for buffer in batch["file"].buffers()]
+    assert sorted(shown) == sorted(files)
+    assert shown != files
+    for batch in batches:
+        column = batch["file"]
+        expected = [bytes(buffer) for buffer in column.buffers()]
+        assert [*column] == column.tolist() == expected
+        sent = pickle.dumps(column)
+        assert len(sent) < 7 * 50 + 2000
+        assert pickle.loads(sent).tolist() == expected
+        assert bytes(column.values) == b"".join(expected)
+        assert np.diff(column.offsets).tolist() == [len(file) for file in expected]
+        assert [bytes(buffer) for buffer in column.buffers()] == expected
+
+
+def test_files_that_are_missing_stay_missing(tmp_path: Path) -> None:
+    files = [None if n % 3 == 0 else bytes([n]) * 40 for n in range(30)]
+    (batch,) = _files(tmp_path, files).batch(30)
+
+    assert batch["file"].tolist() == files

@@ -1,4 +1,4 @@
-"""What no loader can beat: the same work with nothing around it."""
+"""What no loader can beat: the heart of a work with nothing around it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from benchmarks.feed.peers.decode import DECODERS
 RANGE_BYTES = 2_000_000
 
 
-def index_select(data: Data) -> Callable[[], Iterator[RowBatch]]:
-    """A shuffled epoch of `rows` out of RAM, whose arrays and order are made before it starts."""
+def index_select(data: Data, *, is_drawn: bool) -> Callable[[], Iterator[RowBatch]]:
+    """A shuffled epoch of `rows` out of RAM, whose arrays are made before it starts.
+
+    is_drawn: whether each epoch draws its order, as every loader has to; else one is made before.
+    """
     features, label = map(torch.from_numpy, made.row_arrays(data.rows))
-    order = torch.randperm(data.rows)
+    drawn = torch.randperm(data.rows)
 
     def epoch() -> Iterator[RowBatch]:
+        order = torch.randperm(data.rows) if is_drawn else drawn
         for numbers in order.split(BATCH["rows"]):
             yield {
                 "features": torch.index_select(features, 0, numbers),
@@ -67,19 +71,30 @@ def ranges_of(
 
 
 def obstore_raw(
-    store: Any, keys: Sequence[str], ranges: Sequence[tuple[int, int]], in_flight: int
+    store: Any,
+    keys: Sequence[str],
+    ranges: Sequence[tuple[int, int]],
+    in_flight: int,
+    *,
+    is_kept: bool,
 ) -> float:
-    """Bytes a second of these ranges fetched with `in_flight` requests at once, and dropped."""
+    """Seconds in which these ranges are fetched with `in_flight` requests at once.
 
-    async def fetch(gate: asyncio.Semaphore, key: str, start: int, stop: int) -> int:
+    is_kept: whether all that was fetched stays in memory, as somebody wants it; else it is dropped.
+    """
+    kept = list[Any]()
+
+    async def fetch(gate: asyncio.Semaphore, key: str, start: int, stop: int) -> None:
         async with gate:
-            return len(await obstore.get_range_async(store, key, start=start, end=stop))
+            found = await obstore.get_range_async(store, key, start=start, end=stop)
+        if is_kept:
+            kept.append(found)
 
-    async def fetch_all() -> int:
+    async def fetch_all() -> None:
         gate = asyncio.Semaphore(in_flight)
         each = (fetch(gate, key, *cut) for key, cut in zip(keys, ranges, strict=True))
-        return sum(await asyncio.gather(*each))
+        await asyncio.gather(*each)
 
     started = time.perf_counter()
-    fetched = asyncio.run(fetch_all())
-    return fetched / (time.perf_counter() - started)
+    asyncio.run(fetch_all())
+    return time.perf_counter() - started
