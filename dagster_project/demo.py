@@ -90,12 +90,13 @@ class _Demo:
     def run(self) -> Done:
         from assets.lake import LakeResource
         from dagster_project.jobs import daily_job_name, ingest_job_name, publish_job_name
-        from dagster_project.sensors import files_waiting, stale_ranges
+        from dagster_project.sensors import stale_ranges
         from penstock.features import stale_days
+        from penstock.ingest import waiting_files
         from penstock.ingest.ledger import read_ledger, unread_files
 
         domain, lake = self._domain, LakeResource().open()
-        waiting, days = len(files_waiting(lake, domain)), 0
+        waiting, days = waiting_files(lake, domain.source).height, 0
         if waiting or not self._was_materialized():
             self._execute(ingest_job_name(domain), f"{waiting} new files")
         for daily in domain.daily_tables:

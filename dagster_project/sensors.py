@@ -15,8 +15,7 @@ from dagster_project.jobs import daily_job_name, ingest_job_name
 from penstock import Lake
 from penstock.errors import SourceError
 from penstock.features import DailyTable, stale_days
-from penstock.ingest.ledger import read_ledger
-from penstock.ingest.plan import PlannedFile, new_files
+from penstock.ingest import waiting_files
 from penstock.tables import Table
 
 _RANGE_START = "dagster/asset_partition_range_start"
@@ -48,13 +47,13 @@ def new_files_sensor(domain: Domain) -> dg.SensorDefinition:
         if busy := _busy(context, ingest_job_name(domain)):
             return busy
         try:
-            found = files_waiting(lake.open(), domain)
+            found = waiting_files(lake.open(), domain.source)
         except SourceError as error:
             return dg.SkipReason(str(error))
-        if not found:
+        if found.is_empty():
             return dg.SkipReason("no new file")
-        text = "\n".join(f"{file.path} {file.size_bytes} {file.tag}" for file in found)
-        digest = xxhash.xxh3_64_hexdigest(text.encode())
+        states = found.select("path", "size_bytes", "tag").write_csv()
+        digest = xxhash.xxh3_64_hexdigest(states.encode())
         if digest == context.cursor:
             return dg.SkipReason(f"{len(found)} files were asked for already")
         context.update_cursor(digest)
@@ -105,12 +104,6 @@ def stale_days_sensor(
             yield dg.SkipReason("no day is stale, or a run is at it")
 
     return sensor
-
-
-def files_waiting(lake: Lake, domain: Domain) -> list[PlannedFile]:
-    """Files of the source that the ledger doesn't have in their present state."""
-    source = domain.source
-    return new_files(source, source.folder().list(source.pattern), read_ledger(lake, source))
 
 
 def stale_ranges(lake: Lake, daily: DailyTable) -> list[dict[str, str]]:

@@ -214,10 +214,17 @@ def _show_dataset(lake: Lake, name: str, as_json: bool) -> None:
 @click.argument("table")
 @click.option("--raw", help="The folder of raw files; by default the source's.")
 @click.option("--max-files", type=click.IntRange(min=1), help="Files a batch.")
+@click.option("--retry", is_flag=True, help="Also files that could not be read before.")
 @_project
 @_common
 def ingest(
-    lake: Lake, table: str, raw: str | None, max_files: int | None, project: Path, as_json: bool
+    lake: Lake,
+    table: str,
+    raw: str | None,
+    max_files: int | None,
+    retry: bool,
+    project: Path,
+    as_json: bool,
 ) -> None:
     """Bring new files in, exactly once each, and validate their rows.
 
@@ -232,16 +239,20 @@ def ingest(
     from penstock.ingest.ledger import read_ledger, unread_files
 
     source = _source(project, table, raw)
-    report = run_ingest(lake, source, max_files=max_files)
+    report = run_ingest(lake, source, max_files=max_files, retry=retry)
     unread = unread_files(read_ledger(lake, source))
     validated = _validate(lake, source) if report.version is not None else {}
     value = {
         "table": report.table,
         "batches": list(report.batches),
         "files_loaded": report.files_loaded,
+        "files_unchanged": report.files_unchanged,
+        "files_removed": report.files_removed,
         "rows_read": report.rows_read,
         "bytes_read": report.bytes_read,
         "version": report.version,
+        "seconds": report.seconds,
+        "lag_seconds": report.lag_seconds,
         "unread": unread,
         "validated": validated,
     }
@@ -250,7 +261,7 @@ def ingest(
     elif not report.batches:
         console.print(f"{source.table}: nothing new in {source.uri}")
     else:
-        _print_facts({key: value[key] for key in list(value)[:6]} | validated)
+        _print_facts({key: value[key] for key in list(value)[:8]} | validated)
     if not as_json:
         for error in unread.values():
             click.echo(f"not read: {error}", err=True)

@@ -51,9 +51,9 @@ def main() -> None:
         root = told.s3 if work.startswith("cold") else told.folder
         epochs = 1 if work.startswith("cold") else told.epochs
         limits = ["--epochs", str(epochs), "--seconds", str(told.seconds)]
+        table += _kept(work, _run("penstock", work, root, 0, limits, data))
         for limit in (name for name, works in LIMITS.items() if work in works):
             table += _kept(work, _run(limit, work, root, 0, limits, data))
-        table += _kept(work, _run("penstock", work, root, 0, limits, data))
         for peer in told.peers if work not in SAME_AS else ():
             tries = [_run(peer, work, root, workers, limits, data) for workers in (0, 2)]
             done = [found for found in tries if found is not None]

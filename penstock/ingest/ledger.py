@@ -1,39 +1,45 @@
 """Which files have been ingested: a Delta table beside the bronze one, a row for each file a batch.
 
-The bronze commit notes where its batch's results lie (an object, put before the commit), so that
-a process killed between the bronze commit and the ledger's costs nothing but the second commit:
-whoever comes next makes it from that object, and reads no file again.
+A batch's ledger rows are staged before its bronze commit, which notes where they lie, so that a
+process killed between the two commits costs nothing but the second: whoever comes next makes it
+from that note, and reads no file again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
 
 from penstock.errors import CommitConflict, LakeError
-from penstock.ingest.plan import Plan, PlannedFile, Source
+from penstock.ingest.plan import Plan, PlannedFile
+from penstock.ingest.source import Source
 from penstock.lake import Lake
-from penstock.tables import Snapshot, Stager, Table, Transaction
+from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
+
+Status = Literal["loaded", "unchanged", "removed", "failed", "unavailable"]
 
 SCHEMA = pa.schema(
     [
         pa.field("batch", pa.int64()),
         pa.field("file", pa.string(), metadata={"comment": "path under the source's folder"}),
         pa.field("size_bytes", pa.int64()),
-        pa.field("tag", pa.string(), metadata={"comment": "etag, or time of change"}),
-        pa.field("status", pa.string(), metadata={"comment": "loaded, failed or unavailable"}),
+        pa.field("tag", pa.string(), metadata={"comment": "etag, or times of change"}),
+        pa.field("checksum", pa.string(), metadata={"comment": "XXH3 of the file, 128 bits"}),
+        pa.field(
+            "status",
+            pa.string(),
+            metadata={"comment": "loaded, unchanged, removed, failed or unavailable"},
+        ),
         pa.field("rows_read", pa.int64()),
         pa.field("replaces", pa.bool_(), metadata={"comment": "rows of an older state went out"}),
         pa.field("error", pa.string()),
-        pa.field("bronze_version", pa.int64(), metadata={"comment": "with the batch's rows in it"}),
+        pa.field("changed_at", pa.timestamp("us", "UTC")),
         pa.field("ingested_at", pa.timestamp("us", "UTC")),
     ]
 )
@@ -44,22 +50,16 @@ class FileResult:
     """What became of one file of a batch."""
 
     file: PlannedFile
-    rows_read: int
+    status: Status
+    rows_read: int = 0
     error: str | None = None
-    is_transient: bool = False
-    """Whether the error may pass without the file changing."""
-
-    @property
-    def status(self) -> str:
-        """As the ledger has it."""
-        if self.error is None:
-            return "loaded"
-        return "unavailable" if self.is_transient else "failed"
+    checksum: str | None = None
 
     @property
     def replaces(self) -> bool:
         """Whether rows of an earlier state go out; not for a new state that can't be read."""
-        return self.error is None and self.file.replaces
+        is_replaced = self.status == "loaded" and self.file.action == "replace"
+        return is_replaced or self.status == "removed"
 
 
 def ledger_table(lake: Lake, source: Source) -> Table:
@@ -75,70 +75,89 @@ def read_ledger(lake: Lake, source: Source) -> pl.DataFrame:
     return snapshot.scan().collect().sort("batch", "file")
 
 
-def put_results(lake: Lake, source: Source, plan: Plan, results: Sequence[FileResult]) -> str:
-    """Write a batch's results before its commit; the object's key, for the commit to note."""
-    key = f"sources/{source.table}/results/{plan.batch:08d}-{uuid.uuid4().hex}.json"
-    lines = [
-        {
-            "file": result.file.path,
-            "size_bytes": result.file.size_bytes,
-            "tag": result.file.tag,
-            "status": result.status,
-            "rows_read": result.rows_read,
-            "replaces": result.replaces,
-            "error": result.error,
-        }
+def stage_results(
+    lake: Lake, source: Source, plan: Plan, results: Sequence[FileResult]
+) -> StagedFile:
+    """Write a batch's ledger rows before its commit, which is to note the file."""
+    rows = [
+        (
+            plan.batch,
+            result.file.path,
+            result.file.size_bytes,
+            result.file.tag,
+            result.checksum,
+            result.status,
+            result.rows_read,
+            result.replaces,
+            result.error,
+            result.file.changed_at,
+            plan.planned_at,
+        )
         for result in results
     ]
-    text = json.dumps({"ingested_at": plan.planned_at.isoformat(), "files": lines})
-    lake.objects.put(key, text.encode())
-    return key
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    with Stager(lake, ledger_table(lake, source).name, SCHEMA) as stager:
+        stager.write(pa.table(columns, schema=SCHEMA))
+        (staged,) = stager.finish()
+    return staged
 
 
-def mend_ledger(lake: Lake, source: Source) -> int:
-    """Bring the ledger up to the bronze table's newest batch, from the results put beside it.
+def mend_ledger(lake: Lake, source: Source, bronze: Snapshot | None = None) -> int:
+    """Bring the ledger up to the bronze table's newest batch, from what was staged beside it.
+
+    Parameters
+    ----------
+    bronze: the version to bring it up to; by default the newest.
 
     Returns
     -------
     The newest batch that the ledger has.
     """
-    bronze = Table(lake, source.table).snapshot_or_none()
+    bronze = bronze or Table(lake, source.table).snapshot_or_none()
     if bronze is None:
         return 0
     ledger = ledger_table(lake, source).create(SCHEMA, description=f"Files of {source.table}")
     newest = bronze.transaction(source.application)
     for batch in range(ledger.transaction(source.application) + 1, newest + 1):
-        version, key = _noted(bronze, source.application, batch)
-        results = json.loads(lake.objects.get(key))
-        when = datetime.fromisoformat(results["ingested_at"])
-        rows: list[dict[str, Any]] = [
-            {**line, "batch": batch, "bronze_version": version, "ingested_at": when}
-            for line in results["files"]
-        ]
-        with Stager(lake, ledger.table.name, SCHEMA) as stager:
-            stager.write(pa.Table.from_pylist(rows, schema=SCHEMA))
-            staged = stager.finish()
-        with contextlib.suppress(CommitConflict):  # another runner mended it first
-            ledger.commit(staged, transaction=Transaction(source.application, batch))
+        staged = StagedFile(**_noted(bronze, source.application, batch))
+        _commit(ledger, source, batch, staged)
         ledger = ledger.table.snapshot()
     return ledger.transaction(source.application)
 
 
+def commit_results(lake: Lake, source: Source, plan: Plan, staged: StagedFile) -> None:
+    """Bring a batch that was just committed into the ledger, which has all before it."""
+    ledger = ledger_table(lake, source).snapshot()
+    if ledger.transaction(source.application) == plan.batch - 1:
+        _commit(ledger, source, plan.batch, staged)
+
+
+def _commit(ledger: Snapshot, source: Source, batch: int, staged: StagedFile) -> None:
+    transaction = Transaction(source.application, batch)
+    with contextlib.suppress(CommitConflict):  # another runner did it first, with the same file
+        ledger.commit([staged], transaction=transaction, discards=False)
+
+
+def note(plan: Plan, staged: StagedFile) -> dict[str, Any]:
+    """What a bronze commit notes of its batch."""
+    return {"batch": plan.batch, "ledger": asdict(staged)}
+
+
 def unread_files(ledger: pl.DataFrame) -> dict[str, str]:
     """Files whose newest state could not be read, with the reason."""
-    newest = ledger.sort("batch").group_by("file").last().sort("file")
-    unread = newest.filter(pl.col("status") != "loaded")
+    newest = ledger.unique("file", keep="last", maintain_order=False).sort("file")
+    unread = newest.filter(pl.col("status").is_in(["failed", "unavailable"]))
     return dict(zip(unread["file"], unread["error"], strict=True))
 
 
-def _noted(bronze: Snapshot, application: str, batch: int) -> tuple[int, str]:
-    """The version of a batch, and where its results lie."""
+def _noted(bronze: Snapshot, application: str, batch: int) -> dict[str, Any]:
+    """Where the ledger rows of a batch lie."""
     for commit in bronze.history():
         if commit.get("penstock.application") != application:
             continue
-        note = json.loads(commit["penstock.note"])
-        if note["batch"] == batch:
-            return commit["version"], note["results"]
+        noted = json.loads(commit["penstock.note"])
+        if noted.get("batch") == batch:
+            return noted["ledger"]
     raise LakeError(
         f"{bronze.table.name}: its log has no commit of batch {batch}, which its ledger lacks"
     )

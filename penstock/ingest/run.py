@@ -1,7 +1,7 @@
 """Run batches of a source until nothing is new: read, stage, and commit once a batch.
 
-    plan ─▶ tasks, in parallel ─▶ Parquet files + a result a file ─▶ results object ─▶ one commit
-                                                                            └─▶ ledger commit
+    plan ─▶ tasks ─▶ workers stage Parquet files ─▶ ledger rows staged ─▶ one commit notes them
+                                                                             └─▶ ledger commit
 
 Any number of runners may be at it: the log takes each batch number once, and the loser deletes
 what it staged and goes on with the next batch.
@@ -11,16 +11,32 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from penstock.errors import CommitConflict, UnreadableFile
-from penstock.ingest.ledger import FileResult, mend_ledger, put_results, read_ledger
-from penstock.ingest.plan import Plan, PlannedFile, Source, plan_batch
-from penstock.ingest.read import raw_schema, read_file
+from penstock.ingest.discovery import new_files
+from penstock.ingest.ledger import (
+    FileResult,
+    commit_results,
+    ledger_table,
+    mend_ledger,
+    note,
+    read_ledger,
+    stage_results,
+)
+from penstock.ingest.plan import Plan, PlannedFile, plan_batch
+from penstock.ingest.read import SMALL_BYTES, TooLarge, failed, raw_schema, read_large, read_small
+from penstock.ingest.source import Source
 from penstock.lake import Lake
 from penstock.storage.sources import SourceFolder, without_credentials
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
@@ -29,12 +45,11 @@ from penstock.tables.staging import discard
 
 log = logging.getLogger(__name__)
 
-TASK_BYTES = 32 << 20
-"""Source bytes that one task reads."""
-_HELD_BYTES = 64 << 20
-"""Bytes of one file kept in memory until it is known to be whole; a larger one is staged alone."""
-_ATTEMPTS = 5
-_PARALLEL_TASKS = min(8, (os.cpu_count() or 1) * 2)
+TASK_BYTES = 16 << 20
+"""Source bytes of small files that are read together."""
+_TASK_FILES = 4000
+_ATTEMPTS = 8
+_WORKERS = min(8, (os.cpu_count() or 1) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +59,36 @@ class IngestReport:
     table: str
     batches: tuple[int, ...] = ()
     files_loaded: int = 0
+    files_unchanged: int = 0
+    """Touched, with the same content as before."""
+    files_removed: int = 0
     rows_read: int = 0
     bytes_read: int = 0
     failed: dict[str, str] = field(default_factory=dict[str, str])
     """Files that could not be read, with the reason."""
     version: int | None = None
     """The bronze table's newest version."""
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Spent listing and planning, reading and staging, committing."""
+    lag_seconds: float | None = None
+    """Age of the newest file, when its rows were committed."""
 
 
 def ingest(
-    lake: Lake, source: Source, *, max_files: int | None = None, max_batches: int | None = None
+    lake: Lake,
+    source: Source,
+    *,
+    max_files: int | None = None,
+    max_batches: int | None = None,
+    retry: bool = False,
 ) -> IngestReport:
     """Bring every new or changed file of the source into its bronze table, exactly once.
 
     Parameters
     ----------
-    max_files: files a batch; by default all that are new.
+    max_files: files a batch, if fewer than the source says.
     max_batches: stop after so many; by default when nothing is new.
+    retry: read files again that could not be read before.
 
     Raises
     ------
@@ -70,66 +98,118 @@ def ingest(
     table = Table(lake, source.table)
     description = f"Rows of {without_credentials(source.uri)} as they came, as text"
     done: list[tuple[Plan, Sequence[FileResult]]] = []
+    clock = _Clock()
     tried, refused = set[str](), 0
+    listing: pl.DataFrame | None = None
     while max_batches is None or len(done) < max_batches:
         bronze = table.create(raw_schema(source), description=description)
         number = bronze.transaction(source.application) + 1
-        if mend_ledger(lake, source) != number - 1:
+        if mend_ledger(lake, source, bronze) != number - 1:
             continue  # another run has committed since; a plan must not be made from an old ledger
         ledger = read_ledger(lake, source)
-        plan = plan_batch(lake, source, number, ledger, max_files=max_files, tried=tried)
+        if listing is None:
+            listing = source.folder().list(source.pattern)
+        plan = plan_batch(
+            lake,
+            source,
+            number,
+            ledger,
+            listing,
+            max_files=max_files,
+            tried=tried,
+            is_retry=retry,
+        )
+        clock.lap("planning")
         if plan is None:
             break
         try:
-            results = _run_batch(lake, source, bronze, plan)
+            results = _run_batch(lake, source, bronze, plan, clock)
         except CommitConflict as conflict:
             log.info("%s batch %d: %s", table.name, number, conflict)
             is_done = table.snapshot().transaction(source.application) >= number
             refused = 0 if is_done else refused + 1
             if refused == _ATTEMPTS:
                 raise
+            time.sleep(random.uniform(0, 0.05 * 2**refused))
             continue
+        refused = 0
         done.append((plan, results))
         tried |= {result.file.path for result in results if result.error}
     mend_ledger(lake, source)
+    clock.lap("committing")
+    return _report(table, done, clock)
+
+
+def waiting_files(lake: Lake, source: Source) -> pl.DataFrame:
+    """Files of the source that the ledger doesn't have in their present state.
+
+    Raises
+    ------
+    SourceError: the source can't be listed.
+    """
+    return new_files(source, source.folder().list(source.pattern), read_ledger(lake, source))
+
+
+class _Clock:
+    """Seconds of each stage of a run."""
+
+    def __init__(self) -> None:
+        self.seconds = dict[str, float]()
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Count the time since the last lap to a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+def _report(
+    table: Table, done: list[tuple[Plan, Sequence[FileResult]]], clock: _Clock
+) -> IngestReport:
     results = [result for _, batch in done for result in batch]
+    by_status = {"loaded": 0, "unchanged": 0, "removed": 0, "failed": 0, "unavailable": 0}
+    for result in results:
+        by_status[result.status] += 1
     snapshot = table.snapshot_or_none()
+    newest = max((r.file.changed_at for r in results if r.file.changed_at), default=None)
     return IngestReport(
-        table=source.table,
+        table=table.name,
         batches=tuple(plan.batch for plan, _ in done),
-        files_loaded=sum(result.error is None for result in results),
+        files_loaded=by_status["loaded"],
+        files_unchanged=by_status["unchanged"],
+        files_removed=by_status["removed"],
         rows_read=sum(result.rows_read for result in results),
         bytes_read=sum(result.file.size_bytes for result in results if result.error is None),
         failed={result.file.path: result.error for result in results if result.error},
         version=snapshot.version if snapshot else None,
+        seconds={stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+        lag_seconds=(datetime.now(UTC) - newest).total_seconds() if newest else None,
     )
 
 
-def _run_batch(lake: Lake, source: Source, bronze: Snapshot, plan: Plan) -> list[FileResult]:
-    folder = source.folder()
-    results: list[FileResult] = []
-    staged: list[StagedFile] = []
-    with ThreadPoolExecutor(_PARALLEL_TASKS, thread_name_prefix="penstock-ingest") as pool:
-        tasks = [
-            pool.submit(_read_task, lake, source, folder, plan, files) for files in _tasks(plan)
-        ]
-    for task in tasks:  # all have ended, so that one's failure leaves nothing of another staged
-        if task.exception() is None:
-            staged += task.result()[0]
+def _run_batch(
+    lake: Lake, source: Source, bronze: Snapshot, plan: Plan, clock: _Clock
+) -> list[FileResult]:
+    staged, results = _read_all(lake, source, plan)
+    clock.lap("reading")
     try:
-        for task in tasks:
-            results += task.result()[1]
         replaced = [result.file.path for result in results if result.replaces]
         kept, removes = rewrite_without(bronze, "_source_file", replaced)
         staged += kept
-        key = put_results(lake, source, plan, results)
+        ledger_rows = stage_results(lake, source, plan, results)
     except BaseException:
         discard(lake, bronze.table.key, staged)
         raise
     transaction = Transaction(source.application, plan.batch)
-    bronze.commit(
-        staged, removes, transaction=transaction, note={"batch": plan.batch, "results": key}
-    )
+    noted = note(plan, ledger_rows) | _counts(results)
+    try:
+        bronze.commit(staged, removes, transaction=transaction, note=noted)
+    except CommitConflict:
+        discard(lake, ledger_table(lake, source).key, [ledger_rows])
+        raise
+    commit_results(lake, source, plan, ledger_rows)
+    clock.lap("committing")
     for result in results:
         if result.error:
             log.warning("%s batch %d: %s", source.table, plan.batch, result.error)
@@ -138,86 +218,126 @@ def _run_batch(lake: Lake, source: Source, bronze: Snapshot, plan: Plan) -> list
     return results
 
 
-def _tasks(plan: Plan) -> Iterator[list[PlannedFile]]:
-    """The plan's files, in order, in runs of about `TASK_BYTES`."""
+def _counts(results: Sequence[FileResult]) -> dict[str, Any]:
+    return {
+        "files": len(results),
+        "rows_read": sum(result.rows_read for result in results),
+        "bytes_read": sum(result.file.size_bytes for result in results if result.error is None),
+        "failed": sum(result.error is not None for result in results),
+    }
+
+
+def _read_all(lake: Lake, source: Source, plan: Plan) -> tuple[list[StagedFile], list[FileResult]]:
+    """Every file of the plan read and staged, and its result, in the plan's order."""
+    folder = source.folder()
+    results = [_without_reading(file) for file in plan.files]
+    known = [result for result in results if result is not None]
+    tasks = deque(_tasks(source, [f for f, r in zip(plan.files, results, strict=True) if not r]))
+    workers = [_Worker(lake, source, folder, plan) for _ in range(min(_WORKERS, len(tasks)))]
+    staged: list[StagedFile] = []
+    with ThreadPoolExecutor(max(1, len(workers)), thread_name_prefix="penstock-ingest") as pool:
+        futures = [pool.submit(worker.run, tasks) for worker in workers]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    if errors:  # all have ended, so nothing is staged behind our back
+        for worker in workers:
+            worker.abandon()
+        raise errors[0]
+    for worker in workers:
+        staged += worker.staged
+        known += worker.results
+    place = {file.path: number for number, file in enumerate(plan.files)}
+    return staged, sorted(known, key=lambda result: place[result.file.path])
+
+
+def _without_reading(file: PlannedFile) -> FileResult | None:
+    if file.problem:
+        return FileResult(file, "failed", error=f"{file.path}: {file.problem}")
+    return FileResult(file, "removed") if file.action == "remove" else None
+
+
+def _tasks(source: Source, files: Sequence[PlannedFile]) -> Iterator[list[PlannedFile]]:
+    """Files in order: small ones together, each large one alone."""
     task: list[PlannedFile] = []
-    for file in plan.files:
+    held = 0
+    for file in files:
+        if file.size_bytes > SMALL_BYTES:
+            yield [file]
+            continue
         task.append(file)
-        if sum(planned.size_bytes for planned in task) >= TASK_BYTES:
+        held += file.size_bytes
+        if held >= TASK_BYTES or len(task) == _TASK_FILES:
             yield task
-            task = []
+            task, held = [], 0
     if task:
         yield task
 
 
-def _read_task(
-    lake: Lake, source: Source, folder: SourceFolder, plan: Plan, files: Sequence[PlannedFile]
-) -> tuple[list[StagedFile], list[FileResult]]:
-    schema = raw_schema(source)
-    results: list[FileResult] = []
-    staged: list[StagedFile] = []
-    with Stager(lake, source.table, schema) as shared:
-        for file in files:
-            try:
-                rows, alone = _stage_file(lake, source, folder, plan, file, shared)
-            except UnreadableFile as error:
-                results.append(FileResult(file, 0, str(error), error.is_transient))
-            else:
-                staged += alone
-                results.append(FileResult(file, rows))
-        return [*staged, *shared.finish()], results
+class _Worker:
+    """A thread's share of a batch: tasks taken one after the other, staged into its own files."""
 
+    def __init__(self, lake: Lake, source: Source, folder: SourceFolder, plan: Plan) -> None:
+        self._lake, self._source, self._folder, self._plan = lake, source, folder, plan
+        self._schema = raw_schema(source)
+        self._shared = Stager(lake, source.table, self._schema)
+        self.staged: list[StagedFile] = []
+        self.results: list[FileResult] = []
 
-def _stage_file(
-    lake: Lake,
-    source: Source,
-    folder: SourceFolder,
-    plan: Plan,
-    file: PlannedFile,
-    shared: Stager,
-) -> tuple[int, list[StagedFile]]:
-    """Stage all of a file's rows or none; its row count, and files that hold it alone.
+    def run(self, tasks: deque[list[PlannedFile]]) -> None:
+        """Do tasks until there is none left.
 
-    A damaged file shows it only at its end, so rows are held back until then; those of a large
-    file go into Parquet files of their own, which are deleted if it turns out damaged.
-    """
-    held: list[pa.Table] = []
-    with Stager(lake, source.table, raw_schema(source)) as alone:
-        for table in read_file(source, folder, file.path):
-            held.append(_with_provenance(table, plan, file))
-            if sum(piece.nbytes for piece in held) > _HELD_BYTES:
-                for piece in held:
-                    alone.write(piece)
-                held = []
-        _check_unchanged(folder, file)
-        if alone.rows:
-            for piece in held:
-                alone.write(piece)
-            return alone.rows, alone.finish()
-    if held:  # in one call, so that a file's rows lie in one Parquet file
-        shared.write(pa.concat_tables(held))
-    return sum(piece.num_rows for piece in held), []
+        Raises whatever went wrong, with what was staged left to `abandon`.
+        """
+        try:
+            while tasks:
+                try:
+                    files = tasks.popleft()
+                except IndexError:
+                    break
+                if len(files) == 1 and files[0].size_bytes > SMALL_BYTES:
+                    self._large(files[0])
+                else:
+                    self._small(files)
+            self.staged += self._shared.finish()
+        except BaseException:
+            tasks.clear()  # nobody needs the rest
+            raise
 
+    def abandon(self) -> None:
+        """Delete what was staged."""
+        self._shared.abandon()
+        discard(self._lake, Table(self._lake, self._source.table).key, self.staged)
 
-def _check_unchanged(folder: SourceFolder, file: PlannedFile) -> None:
-    """That what was read is the state that was planned, which the ledger will name."""
-    try:
-        now = folder.stat(file.path)
-    except OSError as error:
-        message = f"{file.path}: it vanished while it was read"
-        raise UnreadableFile(message, is_transient=True) from error
-    if (now.size_bytes, now.tag) != (file.size_bytes, file.tag):
-        message = f"{file.path}: it changed after it was listed"
-        raise UnreadableFile(message, is_transient=True)
+    def _small(self, files: Sequence[PlannedFile]) -> None:
+        for found in read_small(self._source, self._folder, files):
+            match found:
+                case FileResult():
+                    self.results.append(found)
+                case TooLarge():
+                    self._large(found.file)
+                case _:  # in one call, so that each file's rows lie in one Parquet file
+                    self._shared.write(self._complete(found))
 
+    def _large(self, file: PlannedFile) -> None:
+        """A damaged file shows it only at its end, so its rows go into Parquet files of their own,
+        which are deleted then.
+        """
+        alone = Stager(self._lake, self._source.table, self._schema)
+        try:
+            for found in read_large(self._source, self._folder, file):
+                if isinstance(found, FileResult):
+                    self.results.append(found)
+                else:
+                    alone.write(self._complete(found))
+            self.staged += alone.finish()
+        except UnreadableFile as error:
+            alone.abandon()
+            self.results.append(failed(file, error))
+        except BaseException:
+            alone.abandon()
+            raise
 
-def _with_provenance(table: pa.Table, plan: Plan, file: PlannedFile) -> pa.Table:
-    rows = table.num_rows
-    columns = {
-        "_source_file": pa.repeat(file.path, rows),
-        "_ingested_at": pa.repeat(pa.scalar(plan.planned_at, pa.timestamp("us", "UTC")), rows),
-        "_batch": pa.repeat(pa.scalar(plan.batch, pa.int64()), rows),
-    }
-    for name, values in columns.items():
-        table = table.append_column(name, values)
-    return table
+    def _complete(self, table: pa.Table) -> pa.Table:
+        rows, plan = len(table), self._plan
+        when = pa.scalar(plan.planned_at, pa.timestamp("us", "UTC"))
+        table = table.append_column("_ingested_at", pa.repeat(when, rows))
+        return table.append_column("_batch", pa.repeat(pa.scalar(plan.batch, pa.int64()), rows))

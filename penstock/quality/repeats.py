@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 from penstock.quality.compiled import SOURCE_FILE
@@ -17,7 +18,7 @@ class Repeats:
     """Marks repeated rows; chunks come in the order of a file's rows, file after file."""
 
     def __init__(self, columns: Sequence[str]) -> None:
-        self._key = pl.struct(SOURCE_FILE, *columns)
+        self._columns = [SOURCE_FILE, *columns]
         self._file: str | None = None
         self._seen = pl.DataFrame(schema={"a": pl.UInt64, "b": pl.UInt64})
 
@@ -25,18 +26,33 @@ class Repeats:
         """Whether each row of a chunk equals an earlier one of its file; nulls are equal."""
         if chunk.is_empty():
             return pl.Series([], dtype=pl.Boolean)
-        hashed = chunk.select(
-            SOURCE_FILE, self._key.hash(seed=1).alias("a"), self._key.hash(seed=2).alias("b")
-        )
-        keys = hashed.select("a", "b")
-        here = keys.select(~pl.struct("a", "b").is_first_distinct()).to_series()
-        earlier = keys.with_row_index("row").join(self._seen, on=["a", "b"], how="semi")["row"]
-        before = pl.int_range(chunk.height, eager=True).is_in(earlier.cast(pl.Int64).implode())
-        self._keep(hashed)
-        return here | before
+        compared = chunk.select(self._columns)
+        keys = pl.DataFrame({"a": compared.hash_rows(1), "b": compared.hash_rows(2)})
+        files = chunk[SOURCE_FILE]
+        repeated = self._repeated_here(keys)
+        if files[0] == self._file:
+            repeated = repeated | self._repeats_earlier(keys, int((files == self._file).sum()))
+        self._keep(keys, files)
+        return repeated
 
-    def _keep(self, hashed: pl.DataFrame) -> None:
-        file = hashed[SOURCE_FILE][-1]
-        keys = hashed.filter(pl.col(SOURCE_FILE) == file).select("a", "b")
-        self._seen = pl.concat([self._seen, keys]) if file == self._file else keys
+    @staticmethod
+    def _repeated_here(keys: pl.DataFrame) -> pl.Series:
+        """By one half of the key first, which leaves few rows to compare by both."""
+        rows = keys["a"].is_duplicated().arg_true()
+        few = keys[rows].select(~pl.struct("a", "b").is_first_distinct()).to_series()
+        repeated = pl.Series(np.zeros(keys.height, np.bool_))
+        return repeated.scatter(rows, few) if len(rows) else repeated
+
+    def _repeats_earlier(self, keys: pl.DataFrame, count: int) -> pl.Series:
+        """Of the first `count` rows, those of the file that was seen last."""
+        first = keys.head(count).with_row_index("row")
+        rows = first.join(self._seen, on=["a", "b"], how="semi")["row"]
+        repeated = np.zeros(keys.height, np.bool_)
+        repeated[rows.to_numpy()] = True
+        return pl.Series(repeated)
+
+    def _keep(self, keys: pl.DataFrame, files: pl.Series) -> None:
+        file = files[-1]
+        kept = keys.tail(int((files == file).sum()))
+        self._seen = pl.concat([self._seen, kept]) if file == self._file else kept
         self._file = file

@@ -9,6 +9,7 @@ import asyncio
 import io
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ class ObjectStore:
     def _impatient(self) -> Any:
         """The store, for a caller who retries by himself."""
         if self._opened_impatient is None:
-            self._opened_impatient = _open(self.uri, self._root, self._options, retries=0)
+            self._opened_impatient = open_store(self.uri, self._root, self._options, retries=0)
         return self._opened_impatient
 
     @property
@@ -103,7 +104,7 @@ class ObjectStore:
         if self._opened is None:
             if self._root is not None and not self._root.is_dir():
                 raise FileNotFoundError(f"{self.uri}: there is no lake here")
-            self._opened = _open(self.uri, self._root, self._options)
+            self._opened = open_store(self.uri, self._root, self._options)
         return self._opened
 
     def _writable(self) -> Any:
@@ -134,7 +135,7 @@ class ObjectStore:
         """
         if (helper := self._helper) is not None:
             return bytes(helper.call("get", key).result())
-        with _translated(self.uri, key):
+        with translated(self.uri, key):
             return bytes(obstore.get(self._store, key).bytes())
 
     def get_or_none(self, key: str) -> bytes | None:
@@ -150,7 +151,7 @@ class ObjectStore:
         """Bytes [start, start + length_bytes) of the object, without a copy."""
         if (helper := self._helper) is not None:
             return helper.call("get_range", key, start, length_bytes).result()
-        with _translated(self.uri, key):
+        with translated(self.uri, key):
             return cast(
                 "Buffer", obstore.get_range(self._store, key, start=start, length=length_bytes)
             )
@@ -159,7 +160,7 @@ class ObjectStore:
         """`get_range` for an event loop; asked once, without retries."""
         if (helper := self._helper) is not None:
             return await asyncio.wrap_future(helper.call("get_range", key, start, length_bytes))
-        with _translated(self.uri, key):
+        with translated(self.uri, key):
             got = await obstore.get_range_async(
                 self._impatient, key, start=start, length=length_bytes
             )
@@ -167,7 +168,7 @@ class ObjectStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Write the whole object; a reader sees all of it or none."""
-        with _translated(self.uri, key):
+        with translated(self.uri, key):
             obstore.put(self._writable(), key, data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -175,7 +176,7 @@ class ObjectStore:
 
         Of any number of writers at once, exactly one gets True.
         """
-        with _translated(self.uri, key):
+        with translated(self.uri, key):
             try:
                 obstore.put(self._writable(), key, data, mode="create")
             except (FileExistsError, obstore_errors.AlreadyExistsError):
@@ -186,7 +187,7 @@ class ObjectStore:
         """The object's size in bytes."""
         if (helper := self._helper) is not None:
             return helper.call("size", key).result()
-        with _translated(self.uri, key):
+        with translated(self.uri, key):
             return obstore.head(self._store, key)["size"]
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -194,7 +195,7 @@ class ObjectStore:
         if (helper := self._helper) is not None:
             yield from helper.call("listed", prefix).result()
             return
-        with _translated(self.uri, prefix):
+        with translated(self.uri, prefix):
             for chunk in obstore.list(self._store, prefix=prefix):
                 for item in chunk:
                     yield ObjectInfo(item["path"], item["size"], item["e_tag"])
@@ -207,7 +208,7 @@ class ObjectStore:
         """The objects right under the root, those of folders in it left out."""
         if (helper := self._helper) is not None:
             return helper.call("list_folder").result()
-        with _translated(self.uri, ""):
+        with translated(self.uri, ""):
             found = obstore.list_with_delimiter(self._store)["objects"]
         return [ObjectInfo(item["path"], item["size"], item["e_tag"]) for item in found]
 
@@ -215,22 +216,44 @@ class ObjectStore:
         """The names of the folders right under `prefix`, sorted."""
         if (helper := self._helper) is not None:
             return helper.call("folders", prefix).result()
-        with _translated(self.uri, prefix):
+        with translated(self.uri, prefix):
             listing = obstore.list_with_delimiter(self._store, prefix=prefix)
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in listing["common_prefixes"])
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete the objects; one that is already gone is no error."""
         for key in keys:
-            with _translated(self.uri, key):
+            with translated(self.uri, key):
                 try:
                     obstore.delete(self._store, key)
                 except FileNotFoundError:
                     continue
 
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of that key."""
+        try:
+            self.size(key)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return False
+            raise
+        return True
+
+    def copy(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Copy objects from a key to another, in object storage without fetching them."""
+
+        def one(pair: tuple[str, str]) -> None:
+            with translated(self.uri, pair[0]):
+                obstore.copy(store, *pair)
+
+        store = self._writable()
+        with ThreadPoolExecutor(8) as pool:
+            for _ in pool.map(one, pairs):
+                pass
+
     def open_writer(self, key: str) -> ObjectWriter:
         """A file to stream a new object into; it exists only once it is closed."""
-        with _translated(self.uri, key):
+        with translated(self.uri, key):
             return ObjectWriter(self._writable(), self.uri, key)
 
 
@@ -240,7 +263,7 @@ class ObjectWriter(io.RawIOBase):
     def __init__(self, store: Any, uri: str, key: str) -> None:
         super().__init__()
         self._uri, self._key = uri, key
-        with _translated(uri, key):
+        with translated(uri, key):
             self._upload = obstore.open_writer(store, key)
         self.written_bytes = 0
 
@@ -252,7 +275,7 @@ class ObjectWriter(io.RawIOBase):
 
     def write(self, data: Any, /) -> int:
         view = memoryview(data)
-        with _translated(self._uri, self._key):
+        with translated(self._uri, self._key):
             self._upload.write(bytes(view))
         self.written_bytes += view.nbytes
         return view.nbytes
@@ -260,7 +283,7 @@ class ObjectWriter(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             super().close()
-            with _translated(self._uri, self._key):
+            with translated(self._uri, self._key):
                 self._upload.close()
 
 
@@ -307,7 +330,11 @@ def _is_fork() -> bool:
     return bool(_used_by) and _used_by[0] != os.getpid()
 
 
-def _open(uri: str, root: Path | None, options: Mapping[str, str], retries: int = 5) -> Any:
+def open_store(uri: str, root: Path | None, options: Mapping[str, str], retries: int = 5) -> Any:
+    """obstore's store of a URI.
+
+    root: the folder, where it is one of this machine's.
+    """
     if not _used_by:
         _used_by.append(os.getpid())
     if root is not None:
@@ -325,23 +352,28 @@ def _open(uri: str, root: Path | None, options: Mapping[str, str], retries: int 
 
 
 @contextmanager
-def _translated(uri: str, key: str) -> Generator[None]:
+def translated(uri: str, key: str) -> Generator[None]:
     """Turn obstore's errors into ours; the debug tail of theirs repeats the whole request."""
     where = f"{uri}/{key}" if key else uri
     try:
         yield
     except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):
-            bucket = urlsplit(uri).netloc
-            raise StorageError(f"{where}: there is no bucket {bucket}; create it") from error
+        _refuse_missing_bucket(uri, error)
         if "there is no lake here" in str(error):
             raise StorageError(str(error)) from error
         raise StorageError(f"{where}: not found") from error
     except (PermissionError, obstore_errors.BaseError, OSError, ValueError) as error:
+        _refuse_missing_bucket(uri, error)
         first_line = str(error).split("\n", 1)[0].split("Debug source")[0]
         hint = ". Check the credentials and the bucket's policy" if _denied(error) else ""
         message = f"{where}: {first_line[:400]}{hint}"
         raise StorageError(message, is_transient=_is_transient(error)) from error
+
+
+def _refuse_missing_bucket(uri: str, error: Exception) -> None:
+    if "NoSuchBucket" in str(error):
+        bucket = urlsplit(uri).netloc
+        raise StorageError(f"{uri}: there is no bucket {bucket}; create it") from error
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -2,11 +2,38 @@
 
     batches ─▶ staging.py: Parquet files that no commit names ─▶ table.py: one commit ─▶ readers
 
+    writing.py   append, overwrite, replace_where, upsert, delete; rewrite.py
+    upkeep.py    optimize, vacuum, checkpoint, restore, clone; tags.py
+    sql.py       DuckDB over it
+
 A staged file does not exist for readers until a commit names it; whoever staged it and did not
 commit deletes it, and what a killed process left behind is part of no version.
 """
 
 from penstock.tables.staging import StagedFile, Stager
 from penstock.tables.table import Snapshot, Table, Transaction
+from penstock.tables.tags import tag, tags, untag
+from penstock.tables.upkeep import checkpoint, clone, optimize, restore, vacuum
+from penstock.tables.writing import Written, append, delete, overwrite, replace_where, upsert
 
-__all__ = ["Snapshot", "StagedFile", "Stager", "Table", "Transaction"]
+__all__ = [
+    "Snapshot",
+    "StagedFile",
+    "Stager",
+    "Table",
+    "Transaction",
+    "Written",
+    "append",
+    "checkpoint",
+    "clone",
+    "delete",
+    "optimize",
+    "overwrite",
+    "replace_where",
+    "restore",
+    "tag",
+    "tags",
+    "untag",
+    "upsert",
+    "vacuum",
+]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
+if TYPE_CHECKING:
+    import duckdb
 
 MEMORY = os.environ.get("PENSTOCK_SQL_MEMORY", "4GB")
 
@@ -16,6 +18,8 @@ def connect(memory: str = MEMORY) -> duckdb.DuckDBPyConnection:
 
     Extensions are never fetched: tables come in as Arrow, through the lake's own storage.
     """
+    import duckdb  # 0.1 s that reading a table doesn't need
+
     spill = Path(tempfile.gettempdir()) / f"penstock-spill-{os.getpid()}"
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": memory,

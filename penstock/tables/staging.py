@@ -48,6 +48,7 @@ class Stager:
     ----------
     schema: of the whole table; batches are cast to it, partition columns are left out of files.
     partition: values of the partition columns, as strings, for every row written.
+    file_bytes: after which a new file is begun, counted as Arrow holds them, or as stored.
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class Stager:
         *,
         partition: Mapping[str, str] | None = None,
         file_bytes: int = FILE_BYTES,
+        counts_stored: bool = False,
     ) -> None:
         self._lake, self._folder = lake, table_key(name)
         self._partition = dict(partition or {})
         self._schema = pa.schema([f for f in schema if f.name not in self._partition])
-        self._file_bytes = file_bytes
+        self._file_bytes, self._counts_stored = file_bytes, counts_stored
         self._files: list[StagedFile] = []
         self._id = uuid.uuid4().hex
         self._open: _OpenFile | None = None
@@ -86,7 +88,7 @@ class Stager:
             for f in self._schema
         ]
         table = pa.table(columns, names=self._schema.names).cast(self._schema)
-        if self._open is not None and self._open.written_bytes >= self._file_bytes:
+        if self._open is not None and self._open.size(self._counts_stored) >= self._file_bytes:
             self._roll()
         for start in range(0, table.num_rows, ROW_GROUP_ROWS):
             piece = table.slice(start, ROW_GROUP_ROWS)
@@ -139,6 +141,9 @@ class _OpenFile:
         self._statistics.add(table)
         self.written_bytes += table.nbytes
 
+    def size(self, counts_stored: bool) -> int:
+        return self._sink.written_bytes if counts_stored else self.written_bytes
+
     def close(self) -> StagedFile:
         self._writer.close()
         self._sink.close()
@@ -176,10 +181,17 @@ class _Statistics:
                 self.highest[column.name] = max(high, self.highest.get(column.name, high))
 
     def to_json(self) -> str:
-        low = {name: _bound(value, upper=False) for name, value in self.lowest.items()}
-        high = {name: _bound(value, upper=True) for name, value in self.highest.items()}
-        counts = {"numRecords": self.rows, "nullCount": self.nulls}
-        return json.dumps({**counts, "minValues": low, "maxValues": high})
+        return statistics_json(self.rows, self.nulls, self.lowest, self.highest)
+
+
+def statistics_json(
+    rows: int, nulls: Mapping[str, Any], lowest: Mapping[str, Any], highest: Mapping[str, Any]
+) -> str:
+    """A file's statistics as Delta's log has them."""
+    low = {name: _bound(v, upper=False) for name, v in lowest.items() if v is not None}
+    high = {name: _bound(v, upper=True) for name, v in highest.items() if v is not None}
+    counts = {"numRecords": rows, "nullCount": dict(nulls)}
+    return json.dumps({**counts, "minValues": low, "maxValues": high})
 
 
 def _is_ordered(kind: pa.DataType) -> bool:

@@ -1,32 +1,39 @@
 """A Delta table of the lake: read at a version, written by whole commits.
 
-A commit may carry an application transaction (an application's name and a batch number). The log
-itself refuses a second commit of the same number by a writer that had not seen the first; one
-that has seen it is refused here, so that a number is committed once whatever runs twice.
+A commit may carry an application transaction (an application's name and a batch number). A second
+commit of the same number is refused, whether its writer had seen the first or not, so that a number
+is committed once whatever runs twice.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as pads
-from deltalake import CommitProperties, DeltaTable, Schema
-from deltalake import Transaction as DeltaTransaction
+from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction
 
 from penstock.errors import CommitConflict, LakeError, StorageError, TableNotFound, did_you_mean
 from penstock.lake import Lake, table_key
-from penstock.tables.staging import StagedFile, discard
+from penstock.tables.log import Entry, path_of, put_entry
+from penstock.tables.staging import StagedFile, discard, statistics_json
+
+log = logging.getLogger(__name__)
+
+_CHECKPOINT_EVERY = 100
+_WRITER_FEATURES = {"appendOnly", "invariants", "timestampNtz", "changeDataFeed"}
+"""That ask nothing of who adds and removes whole files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +73,17 @@ class Table:
     def __repr__(self) -> str:
         return f"Table({self.lake.uri!r}, {self.name!r})"
 
-    def snapshot(self, version: int | None = None) -> Snapshot:
-        """The table as of a version; by default the newest.
+    def snapshot(self, version: int | datetime | str | None = None) -> Snapshot:
+        """The table as of a version, a time (the newest version then), or a tag; by default now.
 
         Raises
         ------
         TableNotFound: there is no such table, or no such version of it.
         """
+        if isinstance(version, datetime):
+            return self._as_of(version)
+        if isinstance(version, str):
+            version = self._tagged(version)
         found = self.snapshot_or_none()
         if found is None:
             near = did_you_mean(self.name, self.lake.table_names())
@@ -85,6 +96,28 @@ class Table:
             raise TableNotFound(
                 f"{self.name} has no version {version}; the newest is {found.version}"
             ) from error
+
+    def _tagged(self, name: str) -> int:
+        from penstock.tables.tags import version_of
+
+        return version_of(self, name)
+
+    def _as_of(self, time: datetime) -> Snapshot:
+        if time.tzinfo is None:
+            raise LakeError(f"{self.name}: as of {time}: say the time zone, such as UTC")
+        newest = self.snapshot()
+        try:
+            newest.delta.load_as_version(time)
+        except (DeltaError, OSError) as error:
+            self.refuse(error)
+        if newest.delta.version() == 0 and self._committed_at(0) > time:
+            raise TableNotFound(f"{self.name} has no version as of {time}; its first is later")
+        return Snapshot(self, newest.delta)
+
+    def _committed_at(self, version: int) -> datetime:
+        for commit in self._open(version).history(1):
+            return datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+        raise TableNotFound(f"{self.name}: its log has no version {version}")
 
     def snapshot_or_none(self) -> Snapshot | None:
         """The newest version; None when there is no such table."""
@@ -191,6 +224,26 @@ class Snapshot:
             for action in actions
         ]
 
+    def staged(self) -> list[StagedFile]:
+        """The data files of this version as a commit would add them anew."""
+        table = pa.table(self.delta.get_add_actions(flatten=False))
+        return [
+            StagedFile(
+                path=action["path"],
+                size_bytes=action["size_bytes"],
+                rows=action["num_records"],
+                partition={name: str(v) for name, v in (action.get("partition") or {}).items()},
+                statistics=statistics_json(
+                    action["num_records"],
+                    action.get("null_count") or {},
+                    action.get("min") or {},
+                    action.get("max") or {},
+                ),
+                modified_ms=int(time.time() * 1000),
+            )
+            for action in table.to_pylist()
+        ]
+
     @property
     def rows(self) -> int:
         """Rows in this version, from the log alone."""
@@ -245,6 +298,9 @@ class Snapshot:
         transaction: Transaction | None = None,
         application: str = "",
         note: Mapping[str, Any] | None = None,
+        discards: bool = True,
+        is_alone: bool = False,
+        changes_data: bool = True,
     ) -> Snapshot:
         """Add and remove data files in one version; the table as of it.
 
@@ -253,73 +309,74 @@ class Snapshot:
         transaction: committed at most once; see the module.
         application, note: kept in the commit, for `metadata`. `application` is the transaction's
             where there is one.
+        discards: whether `adds` are deleted when they are refused; not where another writer may
+            commit the same ones.
+        is_alone: whether it is refused if anything was committed since this version.
+        changes_data: false where the same rows come and go, in other files.
 
         Raises
         ------
         CommitConflict: the transaction is in the log already, or a file to remove was removed by
             another writer. Nothing was committed, and the staged files are deleted.
+        LakeError: the table asks of writers what isn't done here.
         StorageError: the lake can't be reached; whether it was committed is for a later look.
         """
         table = self.table
+
+        def give_up() -> None:
+            if discards:
+                discard(table.lake, table.key, list(adds))
+
         if transaction and self.transaction(transaction.application) >= transaction.number:
-            discard(table.lake, table.key, list(adds))
+            give_up()
             raise CommitConflict(
                 f"{table.name}: {transaction.application} batch {transaction.number} "
                 "is in the table already"
             )
-        if removes:
-            # Rewritten by maintenance, whose commits the log lets pass beside this one.
-            now = {file.path for file in table.snapshot().files}
-            if any(file.path not in now for file in removes):
-                discard(table.lake, table.key, list(adds))
-                raise CommitConflict(f"{table.name}: a file to remove is gone; run it again")
+        self._check_writable()
         name = transaction.application if transaction else application
-        commit_id = uuid.uuid4().hex
-        properties = CommitProperties(
-            custom_metadata={
+        entry = Entry(
+            id=uuid.uuid4().hex,
+            adds=adds,
+            removes=[(file.path, file.size_bytes, file.partition) for file in removes],
+            transaction=(transaction.application, transaction.number) if transaction else None,
+            said={
                 "penstock.application": name,
-                "penstock.commit": commit_id,
                 "penstock.note": json.dumps(dict(note or {})),
             },
-            app_transactions=[DeltaTransaction(transaction.application, transaction.number)]
-            if transaction
-            else None,
+            changes_data=changes_data,
         )
-        now_ms = int(time.time() * 1000)
-        actions: list[AddAction | RemoveAction] = [
-            RemoveAction(file.path, True, now_ms, file.size_bytes, dict(file.partition))
-            for file in removes
-        ]
-        actions += [
-            AddAction(
-                file.path, file.size_bytes, file.partition, file.modified_ms, True, file.statistics
-            )
-            for file in adds
-        ]
+        what = f"{table.name}: {name or 'commit'}"
         try:
-            self.delta.create_write_transaction(
-                actions,
-                mode="append",
-                schema=self.delta.schema(),
-                partition_by=self.partition_columns or None,
-                commit_properties=properties,
+            version = put_entry(
+                table.lake.objects, table.key, self.version, entry, is_alone=is_alone, what=what
             )
-        except CommitFailedError as error:
-            discard(table.lake, table.key, list(adds))
-            raise CommitConflict(
-                f"{table.name}: {name or 'commit'}: {str(error).splitlines()[0]}"
-            ) from error
-        except (DeltaError, OSError) as error:
-            # It may have been committed all the same, so what was staged stays.
-            table.refuse(error)
-        return self._committed(commit_id)
+        except CommitConflict:
+            give_up()
+            raise
+        if version % _CHECKPOINT_EVERY == 0:
+            self._checkpoint(version)
+        return table.snapshot(version)
 
-    def _committed(self, commit_id: str) -> Snapshot:
-        """The version that a commit made, whatever others have committed since."""
-        for commit in self.table.snapshot().history(100):
-            if commit.get("penstock.commit") == commit_id:
-                return self.table.snapshot(commit["version"])
-        raise AssertionError(f"{self.table.name}: its log lacks the commit just made")
+    def _check_writable(self) -> None:
+        """Raise `LakeError` where the table asks of writers what isn't done here."""
+        protocol = self.delta.protocol()
+        unknown = set(protocol.writer_features or []) - _WRITER_FEATURES
+        if unknown or (protocol.min_writer_version > 2 and not protocol.writer_features):
+            asked = ", ".join(sorted(unknown)) or f"writer version {protocol.min_writer_version}"
+            raise LakeError(
+                f"{self.table.name}: it was made by another engine and asks of its writers "
+                f"{asked}, which Penstock doesn't do; write to it with that engine"
+            )
+
+    def _checkpoint(self, version: int) -> None:
+        """Best effort: readers start from it, and the next one does as well."""
+        try:
+            DeltaTable(
+                self.table.uri, version=version, storage_options=self.table.lake.storage_options
+            ).create_checkpoint()
+        except (DeltaError, OSError) as error:
+            log.warning("%s: no checkpoint of version %d: %s", self.table.name, version, error)
 
     def replace_partitions(
         self,
@@ -341,12 +398,19 @@ class Snapshot:
         return self.commit(adds, removes, transaction=following, note=note)
 
 
+def as_stored(schema: pa.Schema) -> pa.Schema:
+    """A schema with the types that a Delta table gives its columns."""
+    return pa.schema(Schema.from_arrow(schema))
+
+
 def changed_files(
     now: Snapshot, since_version: int | None
 ) -> tuple[list[StoredFile], list[StoredFile]]:
-    """The data files that came and went between a version and `now`.
+    """The data files that came and went between a version and `now`, with other rows.
 
-    With no earlier version, or one whose log is gone, every file counts as come.
+    Files that were only written anew (`optimize`) are neither, as far as the log tells; a file that
+    came and was written anew since counts as come, and may be gone. With no earlier version, or one
+    whose log is gone, every file counts as come.
     """
     if since_version is None:
         return now.files, []
@@ -354,7 +418,32 @@ def changed_files(
         then = now.table.snapshot(since_version)
     except TableNotFound:
         return now.files, []
-    return _difference(now.files, then.files), _difference(then.files, now.files)
+    came, went = _difference(now.files, then.files), _difference(then.files, now.files)
+    if not came or not went:  # nothing was written anew
+        return came, went
+    moved = _moved(now.table, since_version, now.version)
+    return (
+        [file for file in came if file.path not in moved],
+        [file for file in went if file.path not in moved],
+    )
+
+
+def _moved(table: Table, since_version: int, version: int) -> set[str]:
+    """Files that came or went only by commits that changed no rows; none if one came so and then
+    changed, or the log of a version is gone.
+    """
+    moved, changed = set[str](), set[str]()
+    for number in range(since_version + 1, version + 1):
+        text = table.lake.objects.get_or_none(path_of(table.key, number))
+        if text is None:
+            return set()
+        for line in text.splitlines():
+            action = json.loads(line)
+            named = action.get("add") or action.get("remove")
+            if named:
+                (changed if named["dataChange"] else moved).add(unquote(named["path"]))
+    # What was added with new rows and then moved is to be found nowhere else: keep all of it.
+    return moved - changed if not moved & changed else set()
 
 
 def _difference(files: list[StoredFile], others: list[StoredFile]) -> list[StoredFile]:

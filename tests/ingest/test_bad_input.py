@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -11,9 +12,11 @@ import pytest
 
 from penstock import Column, Contract, Lake, validate
 from penstock.errors import SourceError, StorageError
+from penstock.ingest import delimited as delimited_module
 from penstock.ingest import ingest
 from penstock.ingest import read as read_module
-from penstock.ingest.ledger import read_ledger
+from penstock.ingest import run as run_module
+from penstock.ingest.ledger import read_ledger, unread_files
 from penstock.storage.sources import SourceFolder
 from tests.conftest import HEADER, ORDERS, Shop, order
 
@@ -29,6 +32,27 @@ def _only_error(shop: Shop) -> str:
     (error,) = report.failed.values()
     assert ledger["error"].to_list() == [error]
     return error
+
+
+READ_AS = pytest.mark.parametrize(
+    "small_bytes", [1 << 20, 0], ids=["with others", "by itself in pieces"]
+)
+
+
+def _when_read(patch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Do something just before files are read."""
+    opened, fetched = SourceFolder.open, SourceFolder.fetch
+
+    def open_after(folder: SourceFolder, path: str) -> object:
+        do()
+        return opened(folder, path)
+
+    def fetch_after(folder: SourceFolder, paths: Sequence[str]) -> object:
+        do()
+        return fetched(folder, paths)
+
+    patch.setattr(SourceFolder, "open", open_after)
+    patch.setattr(SourceFolder, "fetch", fetch_after)
 
 
 def test_a_missing_folder_is_named(shop: Shop, tmp_path: Path) -> None:
@@ -54,6 +78,7 @@ def test_a_header_alone_has_no_rows_and_is_no_error(shop: Shop) -> None:
 
 
 def test_a_wrong_delimiter_is_guessed_at(shop: Shop) -> None:
+    shop = shop.with_source(delimiter=",")
     shop.write("bad.csv", order(1).replace(",", ";"), header=HEADER.replace(",", ";"))
 
     assert "is its delimiter ';', not ','?" in _only_error(shop)
@@ -101,14 +126,16 @@ def test_a_gzip_cut_short_is_recorded_and_none_of_its_rows_is_in(shop: Shop) -> 
     whole = gzip.compress(text.encode())
     (shop.raw / "bad.csv.gz").write_bytes(whole[: len(whole) // 2])
 
-    assert "damaged gzip, perhaps cut short" in _only_error(shop)
+    assert "damaged archive, perhaps cut short" in _only_error(shop)
 
 
+@pytest.mark.parametrize("limit", ["SMALL_BYTES", "_PLAIN_BYTES"])
 def test_a_large_file_that_is_damaged_leaves_nothing_staged(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr("penstock.ingest.run._HELD_BYTES", 1000)
-    monkeypatch.setattr(read_module, "BLOCK_BYTES", 1 << 16)
+    module = run_module if limit == "SMALL_BYTES" else read_module
+    monkeypatch.setattr(module, limit, 1000)
+    monkeypatch.setattr(delimited_module, "PIECE_BYTES", 1 << 16)
     text = HEADER + "".join(f"{order(n)}\n" for n in range(20_000))
     (shop.raw / "bad.csv.gz").write_bytes(gzip.compress(text.encode())[:-20])
 
@@ -150,7 +177,8 @@ def test_rows_with_too_few_or_too_many_fields_are_rejected_with_their_text(shop:
 def test_numbers_of_malformed_rows_hold_across_blocks(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_module, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(run_module, "SMALL_BYTES", 0)
+    monkeypatch.setattr(delimited_module, "PIECE_BYTES", 4096)
     rows = [order(n) if n % 97 else f"o{n},bad" for n in range(1, 3001)]
     shop.write("a.csv", *rows)
 
@@ -166,7 +194,9 @@ def test_numbers_of_malformed_rows_hold_across_blocks(
 def test_bytes_that_are_no_text_are_recorded(shop: Shop) -> None:
     (shop.raw / "bad.csv").write_bytes(HEADER.encode() + b"o1,\xff\xfe,1,1.0,2024-03-01,x\n")
 
-    assert "UTF8" in _only_error(shop)
+    error = _only_error(shop)
+
+    assert error.startswith("bad.csv: line 2 holds byte 0xff, which is no UTF-8; set the source's")
 
 
 def test_latin_1_is_read_where_the_source_says_so(shop: Shop) -> None:
@@ -178,37 +208,6 @@ def test_latin_1_is_read_where_the_source_says_so(shop: Shop) -> None:
     ingest(shop.lake, shop.source)
 
     assert shop.rows("shop/orders_raw")["product"].to_list() == ["Käse"]
-
-
-def test_a_file_that_vanishes_after_it_was_listed_is_recorded(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    doomed = shop.write_orders("bad.csv", 3)
-    opened = SourceFolder.open
-
-    def vanishing(folder: SourceFolder, path: str) -> object:
-        doomed.unlink(missing_ok=True)
-        return opened(folder, path)
-
-    monkeypatch.setattr(SourceFolder, "open", vanishing)
-
-    assert _only_error(shop) == "bad.csv: it vanished after it was listed"
-
-
-def test_a_file_whose_store_failed_is_tried_again_as_it_is(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shop.write_orders("a.csv", 3)
-
-    def failing(folder: SourceFolder, path: str) -> object:
-        raise ConnectionResetError("connection reset by peer")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SourceFolder, "open", failing)
-        first = ingest(shop.lake, shop.source)
-
-    assert first.failed == {"a.csv": "a.csv: connection reset by peer"}
-    assert ingest(shop.lake, shop.source).rows_read == 3
 
 
 def test_a_damaged_new_state_leaves_the_old_rows(shop: Shop) -> None:
@@ -228,6 +227,54 @@ def test_a_damaged_new_state_leaves_the_old_rows(shop: Shop) -> None:
     assert sorted(shop.rows("shop/orders")["order_id"]) == ["o50", "o51", "o52", "o53"]
 
 
+@READ_AS
+def test_a_file_that_vanishes_after_it_was_listed_is_recorded(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
+    doomed = shop.write_orders("bad.csv", 3)
+    _when_read(monkeypatch, lambda: doomed.unlink(missing_ok=True))
+    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+
+    assert _only_error(shop) == "bad.csv: it vanished after it was listed"
+
+
+@READ_AS
+def test_a_file_whose_store_failed_is_tried_again_as_it_is(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
+    shop.write_orders("a.csv", 3)
+    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    reset = ConnectionResetError("connection reset by peer")
+
+    def failing(*_: object) -> object:
+        raise reset
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SourceFolder, "open", failing)
+        patch.setattr(SourceFolder, "fetch", lambda _, paths: iter([reset for _ in paths]))
+        first = ingest(shop.lake, shop.source)
+
+    assert first.failed == {"a.csv": "a.csv: connection reset by peer"}
+    assert ingest(shop.lake, shop.source).rows_read == 3
+
+
+def test_a_file_that_its_store_never_gives_is_set_aside_and_named(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = shop.with_source(tries=3)
+    shop.write_orders("a.csv", 3)
+    reset = ConnectionResetError("connection reset by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SourceFolder, "fetch", lambda _, paths: iter([reset for _ in paths]))
+        batches = [ingest(shop.lake, shop.source).batches for _ in range(5)]
+
+    assert batches == [(1,), (2,), (3,), (), ()]
+    assert list(unread_files(read_ledger(shop.lake, shop.source))) == ["a.csv"]
+    assert ingest(shop.lake, shop.source).batches == ()
+    assert ingest(shop.lake, shop.source, retry=True).rows_read == 3
+
+
 @pytest.mark.parametrize("policy", ["ignore", "error"])
 def test_a_mended_file_is_read_whatever_the_policy_on_changes(shop: Shop, policy: str) -> None:
     shop = shop.with_source(on_change=policy)
@@ -238,20 +285,20 @@ def test_a_mended_file_is_read_whatever_the_policy_on_changes(shop: Shop, policy
     assert ingest(shop.lake, shop.source).rows_read == 3
 
 
+@READ_AS
 def test_a_file_that_grows_while_it_is_read_comes_in_once(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
 ) -> None:
     shop = shop.with_source(on_change="append")
     path = shop.write_orders("a.csv", 3)
-    opened = SourceFolder.open
+    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
 
-    def growing(folder: SourceFolder, name: str) -> object:
+    def grow() -> None:
         with path.open("a") as file:
             file.write(order(99) + "\n")
-        return opened(folder, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SourceFolder, "open", growing)
+        _when_read(patch, grow)
         assert "it changed after it was listed" in ingest(shop.lake, shop.source).failed["a.csv"]
     ingest(shop.lake, shop.source)
 
@@ -268,7 +315,7 @@ def test_a_plan_over_another_folder_is_not_taken_for_this_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("penstock.ingest.run._read_task", killed)
+        patch.setattr(run_module, "_read_all", killed)
         with pytest.raises(KeyboardInterrupt):
             ingest(shop.lake, shop.source)
     (tmp_path / "other").mkdir()
@@ -331,10 +378,13 @@ def test_a_changed_file_is_an_error_where_the_source_says_so(shop: Shop) -> None
     shop.write_orders("a.csv", 3)
     ingest(shop.lake, shop.source)
     shop.write_orders("a.csv", 4)
+    shop.write_orders("b.csv", 2, first=50)
 
-    with pytest.raises(SourceError, match=r"a\.csv changed since it was ingested"):
-        ingest(shop.lake, shop.source)
-    assert shop.rows("shop/orders_raw").height == 3
+    report = ingest(shop.lake, shop.source)
+
+    assert "a.csv: its content changed since it was ingested" in report.failed["a.csv"]
+    assert report.files_loaded == 1
+    assert shop.rows("shop/orders_raw").height == 5
 
 
 def test_a_lake_in_s3_without_credentials_says_what_to_set() -> None:

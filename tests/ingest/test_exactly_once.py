@@ -113,12 +113,12 @@ def test_a_batch_committed_between_two_looks_is_not_planned_again(
     shop.write_orders("a.csv", 10)
     mended, rival = run_module.mend_ledger, list[int]()
 
-    def other_commits_first(lake: object, source: object) -> int:
-        batch = mended(lake, source)
+    def other_commits_first(*given: object) -> int:
+        batch = mended(*given)
         if not rival:  # the other runner is killed before its ledger commit
             rival.append(1)
             with monkeypatch.context() as patch, pytest.raises(_Killed):
-                patch.setattr(ledger_module.Stager, "finish", _finish_or_kill)
+                patch.setattr(ledger_module, "_commit", _killed)
                 ingest(shop.lake, shop.source)
         return batch
 
@@ -134,6 +134,10 @@ class _Killed(BaseException):
     """Stands for SIGKILL at a chosen point: nothing of ours handles it."""
 
 
+def _killed(*_: object, **__: object) -> None:
+    raise _Killed
+
+
 @pytest.mark.parametrize("point", ["after the plan", "before the commit", "before the ledger"])
 def test_a_run_killed_at_any_point_doubles_and_loses_nothing(
     shop: Shop, point: str, monkeypatch: pytest.MonkeyPatch
@@ -141,17 +145,14 @@ def test_a_run_killed_at_any_point_doubles_and_loses_nothing(
     shop.write_orders("a.csv", 10)
     shop.write_orders("b.csv", 10, first=10)
 
-    def killed(*_: object, **__: object) -> None:
-        raise _Killed
-
     with monkeypatch.context() as patch:
         match point:
             case "after the plan":
-                patch.setattr(run_module, "_read_task", killed)
+                patch.setattr(run_module, "_read_all", _killed)
             case "before the commit":
-                patch.setattr(run_module, "put_results", killed)
+                patch.setattr(run_module, "stage_results", _killed)
             case _:
-                patch.setattr(ledger_module.Stager, "finish", _finish_or_kill)
+                patch.setattr(ledger_module, "_commit", _killed)
         with pytest.raises(_Killed):
             ingest(shop.lake, shop.source)
     shop.write_orders("c.csv", 10, first=20)
@@ -162,12 +163,6 @@ def test_a_run_killed_at_any_point_doubles_and_loses_nothing(
     assert sorted(rows["id"]) == sorted(f"o{n}" for n in range(30))
     assert ledger["rows_read"].sum() == 30
     assert ledger["file"].to_list() == ["a.csv", "b.csv", "c.csv"]
-
-
-def _finish_or_kill(stager: object, finish: object = ledger_module.Stager.finish) -> object:
-    if "ledger" in stager._folder:
-        raise _Killed
-    return finish(stager)
 
 
 _RUNNER = """

@@ -1,0 +1,371 @@
+"""CSV: many small files parsed as one, and one large file as many pieces.
+
+Before each piece goes a mark, a row that no file holds, and one goes after the last. Marks that
+come out of the parser whole and in order show which row came from where, and that no quote opened
+in one piece and closed in another; where one is missing, pieces are parsed one by one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import secrets
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+from numpy.typing import NDArray
+
+from penstock.errors import UnreadableFile
+from penstock.ingest.source import Source
+
+PIECE_BYTES = 8 << 20
+"""Of a large file parsed at once; the longest row must fit in."""
+_DELIMITERS = ",;\t|"
+_SHOWN = 200
+_THREADS = max(2, os.cpu_count() or 1)
+
+
+class Stream(Protocol):
+    """Plain text, to read once."""
+
+    def read(self, size: int = -1) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file's first line says."""
+
+    names: tuple[str, ...]
+    delimiter: str
+    length_bytes: int
+    """Of the line, its end included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of some pieces: those taken apart, and those that can't be."""
+
+    table: pa.Table
+    """A text column a name."""
+    piece: NDArray[np.int64]
+    number: NDArray[np.int64]
+    """(rows,): which piece each row is of, and its number there, 1 the first."""
+    malformed: Sequence[pacsv.InvalidRow]
+    malformed_piece: NDArray[np.int64]
+    malformed_number: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    """(pieces,): rows of each, the malformed ones too."""
+
+
+class Unmarked(Exception):  # noqa: N818 - caught by who asked
+    """A mark is missing: a quote is open at a piece's end."""
+
+
+def header_of(source: Source, head: bytes, path: str) -> Header:
+    """The columns of a file, from its first bytes, without a byte order mark.
+
+    Raises
+    ------
+    UnreadableFile: a column of the contract is there twice, or one that must have values is not.
+    """
+    if not source.header:
+        delimiter = source.delimiter or _best_delimiter(source, _first_line(head)[0])
+        return Header(tuple(source.contract.raw_names), delimiter, 0)
+    line, length = _first_line(head)
+    delimiter = source.delimiter or _best_delimiter(source, line)
+    names = _named(_fields(line, delimiter, source), source, path)
+    check_columns(source, names, path, delimiter)
+    return Header(tuple(names), delimiter, length)
+
+
+def check_columns(
+    source: Source, names: Sequence[str], path: str, delimiter: str | None = None
+) -> None:
+    """Raise `UnreadableFile` if a column that must have values is missing."""
+    required = [column.raw_name for column in source.contract.columns if not column.nullable]
+    missing = [name for name in required if name not in names]
+    if not missing:
+        return
+    shown = ", ".join(names[:20])
+    hint = f"it has {shown[:1000]}"
+    if delimiter and len(names) == 1:
+        other = next((d for d in _DELIMITERS if d in names[0]), None)
+        if other:
+            hint = f"its header is one column; is its delimiter {other!r}, not {delimiter!r}?"
+    raise UnreadableFile(f"{path}: columns missing: {', '.join(missing)}; {hint}")
+
+
+def check_text(data: bytes | memoryview, path: str, first_line: int = 1) -> None:
+    """Raise `UnreadableFile` where there is a NUL, or what is no UTF-8, and say in which line."""
+    whole = bytes(data) if isinstance(data, memoryview) else data
+    at = whole.find(b"\0")
+    if at >= 0:
+        line = first_line + whole.count(b"\n", 0, at)
+        raise UnreadableFile(
+            f"{path}: line {line} holds a NUL byte: the file is damaged, or of another encoding; "
+            "then set the source's encoding, such as utf-16"
+        )
+    if whole.isascii():
+        return
+    try:
+        whole.decode()
+    except UnicodeDecodeError as error:
+        line = first_line + whole.count(b"\n", 0, error.start)
+        raise UnreadableFile(
+            f"{path}: line {line} holds byte 0x{whole[error.start]:02x}, which is no UTF-8; set "
+            "the source's encoding, such as latin-1 or cp1252"
+        ) from error
+
+
+def parse(source: Source, header: Header, pieces: Sequence[bytes | memoryview]) -> Rows:
+    """The rows of pieces that each begin and end with a row.
+
+    Raises
+    ------
+    Unmarked: a quote is open at the end of a piece.
+    """
+    mark = secrets.token_hex(12)
+    line = (mark + header.delimiter * (len(header.names) - 1) + "\n").encode()
+    parts: list[bytes | memoryview] = []
+    for piece in pieces:
+        parts += [line, piece] if piece[-1:] in (b"\n", b"\r", b"") else [line, piece, b"\n"]
+    body = b"".join([*parts, line])
+    malformed: list[pacsv.InvalidRow] = []
+
+    def set_aside(row: pacsv.InvalidRow) -> str:
+        malformed.append(row)
+        return "skip"
+
+    table = pacsv.read_csv(
+        pa.BufferReader(body),
+        # One thread, so that a malformed row comes with its number.
+        pacsv.ReadOptions(use_threads=False, block_size=len(body) + 1, column_names=header.names),
+        pacsv.ParseOptions(
+            delimiter=header.delimiter,
+            quote_char=source.quote or False,
+            escape_char=source.escape or False,
+            newlines_in_values=bool(source.quote),
+            invalid_row_handler=set_aside,
+        ),
+        pacsv.ConvertOptions(
+            check_utf8=False,  # it was
+            column_types=dict.fromkeys(header.names, pa.string()),
+            strings_can_be_null=True,
+            null_values=[""],
+        ),
+    )
+    bad = np.array([row.number - 1 for row in malformed], np.int64)
+    every = np.arange(table.num_rows + len(bad))
+    at = np.delete(every, bad)  # where in the body each row lies
+    is_mark = pc.call_function("equal", [table[0], pa.scalar(mark)]).fill_null(False).to_numpy()
+    marks = at[is_mark]
+    if len(marks) != len(pieces) + 1 or marks[-1] != len(every) - 1:
+        raise Unmarked
+    at = at[~is_mark]
+    piece, bad_piece = (np.searchsorted(marks, rows) - 1 for rows in (at, bad))
+    return Rows(
+        table.filter(pa.array(~is_mark)),
+        piece,
+        at - marks[piece],
+        malformed,
+        bad_piece,
+        bad - marks[bad_piece],
+        np.diff(marks) - 1,
+    )
+
+
+def stream(source: Source, header: Header, text: Stream, path: str) -> Iterator[Rows]:
+    """The rows of a large file behind its header, in order, numbered through.
+
+    Pieces are cut where a line ends outside of quotes, by their count; marks show whether that was
+    right, which it isn't where quotes stand within values (`5" nail`): those files are parsed in
+    one go from there.
+
+    Raises
+    ------
+    UnreadableFile: it holds a row longer than a piece, or what is no text.
+    """
+    rows, lines = 0, 2 if source.header else 1
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="penstock-csv") as pool:
+        waiting: deque[tuple[Future[Rows], bytes, int]] = deque()
+        pieces = _pieces(source, text, path)
+        is_over = False
+        while not is_over or waiting:
+            while not is_over and len(waiting) < _THREADS + 1:
+                piece = next(pieces, None)
+                if piece is None:
+                    is_over = True
+                    break
+                check_text(piece, path, lines)
+                waiting.append((pool.submit(parse, source, header, [piece]), piece, lines))
+                lines += piece.count(b"\n")
+            if not waiting:
+                break
+            parsed, piece, line = waiting.popleft()
+            try:
+                found = parsed.result()
+            except Unmarked:
+                rest = [piece, *(later for _, later, _ in waiting)]
+                for other, _, _ in waiting:
+                    other.cancel()
+                yield from _in_one_go(source, header, rest, pieces, path, rows, line)
+                return
+            yield _numbered_from(found, rows)
+            rows += int(found.counts[0])
+
+
+def _in_one_go(
+    source: Source,
+    header: Header,
+    had: Sequence[bytes],
+    pieces: Iterator[bytes],
+    path: str,
+    rows: int,
+    line: int,
+) -> Iterator[Rows]:
+    """The rest of a file, a piece and then some, as long as its end is in a quoted value."""
+    held, limit = b"", 4 * PIECE_BYTES
+    for piece in _chained(had, pieces):
+        held += piece
+        try:
+            found = parse(source, header, [held])
+        except Unmarked:
+            if len(held) > limit:
+                raise unclosed(path, rows, held, line) from None
+            continue
+        yield _numbered_from(found, rows)
+        rows, line = rows + int(found.counts[0]), line + held.count(b"\n")
+        held = b""
+    if held:
+        raise unclosed(path, rows, held, line)
+
+
+def unclosed(path: str, rows: int, text: bytes, first_line: int) -> UnreadableFile:
+    """That a quote opens and does not close, and about where."""
+    lines = text.split(b"\n", 100_000)
+    is_open = np.cumsum([line.count(b'"') for line in lines]) % 2 == 1
+    closed = np.flatnonzero(~is_open)
+    at = int(closed[-1]) + 1 if len(closed) else 0
+    at = at if at < len(lines) else int(np.argmax(is_open))
+    where, shown = first_line + at, lines[at][:_SHOWN].decode(errors="replace")
+    return UnreadableFile(
+        f"{path}: a quote opens and does not close, about line {where}: {shown!r}. Close it, or "
+        'set the source\'s quote to "" if its values are not quoted'
+    )
+
+
+def _pieces(source: Source, text: Stream, path: str) -> Iterator[bytes]:
+    """Stretches of about `PIECE_BYTES` that end where a line does, outside of quotes by count."""
+    quote = source.quote.encode()
+    rest = b""
+    while True:
+        block = text.read(PIECE_BYTES)
+        if not block:
+            if rest:
+                yield rest
+            return
+        rest += block
+        cut = _cut(rest, quote)
+        if cut:
+            yield rest[:cut]
+            rest = rest[cut:]
+        elif len(rest) > 2 * PIECE_BYTES:
+            # Quotes within values, perhaps: any line's end will do, as whoever parses sees.
+            cut = rest.rfind(b"\n") + 1
+            if not cut:
+                raise UnreadableFile(
+                    f"{path}: a row is longer than {2 * PIECE_BYTES >> 20} MiB: {rest[:_SHOWN]!r}"
+                )
+            yield rest[:cut]
+            rest = rest[cut:]
+
+
+def _cut(text: bytes, quote: bytes) -> int:
+    """Behind the last line's end with an even count of quotes before it; 0 where there is none."""
+    end = text.rfind(b"\n")
+    if end < 0:
+        return 0
+    if not quote:
+        return end + 1
+    odd = text.count(quote, 0, end) % 2
+    for _ in range(1000):
+        if not odd or end < 0:
+            break
+        before = text.rfind(b"\n", 0, end)
+        odd ^= text.count(quote, max(before, 0), end) % 2
+        end = before
+    return end + 1 if not odd else 0
+
+
+def _numbered_from(rows: Rows, before: int) -> Rows:
+    return Rows(
+        rows.table,
+        rows.piece,
+        rows.number + before,
+        rows.malformed,
+        rows.malformed_piece,
+        rows.malformed_number + before,
+        rows.counts,
+    )
+
+
+def _chained(first: Sequence[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield from first
+    yield from rest
+
+
+def _first_line(head: bytes) -> tuple[bytes, int]:
+    """The first line without its end, and its length with it."""
+    ends = [at for at in (head.find(b"\n"), head.find(b"\r")) if at >= 0]
+    if not ends:
+        return head, len(head)
+    end = min(ends)
+    return head[:end], end + (2 if head[end : end + 2] == b"\r\n" else 1)
+
+
+def _fields(line: bytes, delimiter: str, source: Source) -> list[str]:
+    text = io.StringIO(line.decode(errors="replace"))
+    quoting = csv.QUOTE_MINIMAL if source.quote else csv.QUOTE_NONE
+    csv.field_size_limit(1 << 30)
+    return next(
+        csv.reader(text, delimiter=delimiter, quotechar=source.quote or None, quoting=quoting), []
+    )
+
+
+def _best_delimiter(source: Source, line: bytes) -> str:
+    """That which finds most of the contract's columns, or makes as many; a comma if none does."""
+    known = set(source.contract.raw_names)
+
+    def score(delimiter: str) -> tuple[int, int]:
+        fields = _fields(line, delimiter, source)
+        found = len(known & set(fields)) if source.header else len(fields)
+        return found, len(fields) if found else 0
+
+    return max(_DELIMITERS, key=score)
+
+
+def _named(names: list[str], source: Source, path: str) -> list[str]:
+    """Names without doubles: those that the contract doesn't know may be empty or repeated."""
+    known = set(source.contract.raw_names)
+    if twice := sorted({name for name in names if name in known and names.count(name) > 1}):
+        raise UnreadableFile(f"{path}: columns there twice: {', '.join(twice)}")
+    seen, unique = set(known), list[str]()
+    for place, name in enumerate(names):
+        if name not in known:
+            new = base = name or f"column_{place + 1}"
+            count = 1
+            while new in seen:
+                count += 1
+                new = f"{base}_{count}"
+            name = new
+        seen.add(name)
+        unique.append(name)
+    return unique

@@ -1,0 +1,114 @@
+"""Which files are new: a listing of the source held against the ledger, both as tables.
+
+A file is known by its path, and a state of it by size and tag. What a changed tag means shows when
+it is read: the same content again is no change.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import polars as pl
+
+from penstock.errors import SourceError
+from penstock.ingest.source import Source
+
+NEW_FILES = pl.Schema(
+    {
+        "path": pl.String,
+        "size_bytes": pl.Int64,
+        "tag": pl.String,
+        "changed_at": pl.Datetime("us", "UTC"),
+        "problem": pl.String,
+        "action": pl.String,
+        "known": pl.String,
+    }
+)
+"""action: `load`, `replace` (rows of an earlier state go out), `refuse` (it may not have changed),
+`remove` (it is gone). known: checksum of the state whose rows are in."""
+
+
+def new_files(
+    source: Source, listing: pl.DataFrame, ledger: pl.DataFrame, *, is_retry: bool = False
+) -> pl.DataFrame:
+    """Of the files listed, those that the ledger hasn't in this state: a frame of `NEW_FILES`.
+
+    A file that could not be read counts as known until it changes. One that its store did not
+    give is new each time, until it was tried `source.tries` times.
+
+    Parameters
+    ----------
+    listing: as `SourceFolder.list` gives it.
+    ledger: as `read_ledger` gives it.
+    is_retry: whether what could not be read or had is new all the same.
+
+    Raises
+    ------
+    SourceError: the folder is empty, and rows of files that are gone would all go out.
+    """
+    loaded = _with_rows(ledger)
+    listed = listing.filter(source.is_read())
+    found = listed.join(_known_states(source, ledger, is_retry=is_retry), on="path", how="left")
+    is_known = (pl.col("size_bytes") == pl.col("known_size")) & (
+        pl.col("tag") == pl.col("known_tag")
+    )
+    new = found.filter(~is_known.fill_null(value=False)).join(loaded, on="path", how="left")
+    is_loaded = pl.col("known").is_not_null()
+    if source.on_change == "ignore":
+        new = new.filter(~is_loaded)
+    if source.max_age is not None:
+        oldest = datetime.now(UTC) - source.max_age
+        new = new.filter(is_loaded | (pl.col("changed_at") >= oldest).fill_null(value=True))
+    changed = {"replace": "replace", "error": "refuse"}.get(source.on_change, "load")
+    action = pl.when(is_loaded).then(pl.lit(changed)).otherwise(pl.lit("load"))
+    new = new.with_columns(action.alias("action")).select(NEW_FILES.names())
+    new = new.sort(["changed_at", "path"] if source.order == "time" else ["path"])
+    if source.on_delete == "remove":
+        new = pl.concat([new, _gone(source, listing, loaded)])
+    return new
+
+
+def _known_states(source: Source, ledger: pl.DataFrame, *, is_retry: bool) -> pl.DataFrame:
+    """The newest state of each file that there is nothing left to do with."""
+    is_had = pl.col("status") != "unavailable"
+    if is_retry:
+        done = ledger.filter(~pl.col("status").is_in(["unavailable", "failed"]))
+    elif ledger["status"].is_in(["unavailable"]).any():
+        times = pl.len().over("file", "size_bytes", "tag", "status")
+        done = ledger.filter(is_had | (times >= source.tries))
+    else:
+        done = ledger
+    newest = done.select(
+        pl.col("file").alias("path"),
+        pl.col("size_bytes").alias("known_size"),
+        pl.col("tag").alias("known_tag"),
+    )
+    return newest.unique("path", keep="last", maintain_order=False)
+
+
+def _with_rows(ledger: pl.DataFrame) -> pl.DataFrame:
+    """Files whose rows are in, and the checksum of the state that they are of."""
+    touched = ledger.filter(pl.col("status").is_in(["loaded", "removed"]))
+    newest = touched.unique("file", keep="last", maintain_order=False)
+    return newest.filter(status="loaded").select(
+        pl.col("file").alias("path"), pl.col("checksum").fill_null("").alias("known")
+    )
+
+
+def _gone(source: Source, listing: pl.DataFrame, loaded: pl.DataFrame) -> pl.DataFrame:
+    if listing.is_empty() and not loaded.is_empty():
+        raise SourceError(
+            f"{source.table}: no file is left in {source.folder().identity}, and the rows of "
+            f'{loaded.height:,} would go out (on_delete="remove"). If a disk is not mounted, mount '
+            'it; if they are to go, take them out with Table.delete or set on_delete="keep"'
+        )
+    gone = loaded.join(listing, on="path", how="anti").sort("path")
+    return gone.select(
+        "path",
+        pl.lit(0, pl.Int64).alias("size_bytes"),
+        pl.lit("gone").alias("tag"),
+        pl.lit(None, pl.Datetime("us", "UTC")).alias("changed_at"),
+        pl.lit(None, pl.String).alias("problem"),
+        pl.lit("remove").alias("action"),
+        "known",
+    )

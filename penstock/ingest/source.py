@@ -1,0 +1,118 @@
+"""A source: where raw files land, how they are read, and what those that change or go do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+import polars as pl
+
+from penstock.contracts import Contract
+from penstock.errors import SourceError
+from penstock.lake import checked_name
+from penstock.storage.sources import SourceFolder
+
+Format = Literal["csv", "jsonl", "parquet", "arrow"]
+OnChange = Literal["replace", "append", "ignore", "error"]
+OnDelete = Literal["keep", "remove"]
+Order = Literal["name", "time"]
+
+_SUFFIXES: dict[str, Format] = {
+    "csv": "csv",
+    "tsv": "csv",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "parquet": "parquet",
+    "arrow": "arrow",
+    "feather": "arrow",
+}
+_COMPRESSED = ("gz", "zst")
+_READ = re.compile(rf"(?i)\.({'|'.join(_SUFFIXES)})(\.({'|'.join(_COMPRESSED)}))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A place where raw files land, and how to read them.
+
+    Raises
+    ------
+    SourceError: a setting can't be.
+    """
+
+    table: str
+    """The bronze table that the rows land in."""
+    uri: str
+    """A folder on this machine or in object storage, or any that fsspec reaches."""
+    contract: Contract
+    """Names the columns to look for; its types are applied later, by validation."""
+    pattern: str = "**/*"
+    """A glob under the folder; files of other formats that match are left alone."""
+    format: Format | None = None
+    """By default each file's suffix says (`.csv`, `.csv.gz`, `.jsonl`, `.parquet`, `.arrow`)."""
+    delimiter: str | None = None
+    """By default that which finds the most of the contract's columns in a file's first line."""
+    quote: str = '"'
+    """Around values that hold a delimiter or a line's end; doubled within. Empty: there is none."""
+    escape: str = ""
+    """Before a quote within a value, such as a backslash, where it is not doubled."""
+    header: bool = True
+    """Whether the first line names the columns; else they are the contract's, in its order."""
+    encoding: str = "utf8"
+    """Of text. A byte order mark says more than this."""
+    on_change: OnChange = "replace"
+    """What a file whose content changed does: its old rows out and its new ones in, in one commit;
+    its new rows in beside the old; nothing; or an error, which the ledger keeps."""
+    on_delete: OnDelete = "keep"
+    """Whether the rows of a file that is gone stay or go."""
+    order: Order = "name"
+    """Which files come into an earlier batch: by path, or by time of change."""
+    max_files: int = 100_000
+    """Files a batch."""
+    max_bytes: int = 64 << 30
+    """Bytes of files a batch; a larger file makes a batch of its own."""
+    max_age: timedelta | None = None
+    """Files that changed longer ago and were never ingested are left alone."""
+    tries: int = 5
+    """Batches in which a file can't be had from its store before it is set aside."""
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """For fsspec. Credentials belong in the environment instead."""
+
+    def __post_init__(self) -> None:
+        checked_name(self.table)
+        for name in ("delimiter", "quote", "escape"):
+            sign = getattr(self, name)
+            if sign and (len(sign) != 1 or not sign.isascii()):
+                raise SourceError(f"{self.table}: {name} must be one character: {sign!r}")
+        if self.delimiter == "":
+            raise SourceError(f"{self.table}: delimiter must be one character, or None to find it")
+        for name in ("max_files", "max_bytes", "tries"):
+            if getattr(self, name) < 1:
+                raise SourceError(f"{self.table}: {name} must be at least 1")
+        try:
+            "".encode(self.encoding)
+        except LookupError as error:
+            raise SourceError(f"{self.table}: no encoding {self.encoding!r}") from error
+
+    @property
+    def application(self) -> str:
+        """The name of its transactions in the bronze table's log."""
+        return f"ingest/{self.table}"
+
+    def folder(self) -> SourceFolder:
+        """The folder, opened."""
+        return SourceFolder(self.uri, self.options)
+
+    def format_of(self, path: str) -> Format | None:
+        """The file's format; None when it isn't one that is read."""
+        if self.format is not None:
+            return self.format
+        found = _READ.search(path)
+        return _SUFFIXES[found[1].lower()] if found else None
+
+    def is_read(self) -> pl.Expr:
+        """Whether the file of `path` has a format that is read."""
+        if self.format is not None:
+            return pl.lit(value=True)
+        return pl.col("path").str.contains(_READ.pattern)

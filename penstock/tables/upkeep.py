@@ -1,0 +1,314 @@
+"""A table's upkeep: small files into large ones, rows in a better order, old files away.
+
+None of it changes a row. `vacuum` keeps what pinned versions and recent readers need, and takes
+with it what killed writers staged and never committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from deltalake.exceptions import DeltaError
+from numpy.typing import NDArray
+
+from penstock.errors import LakeError
+from penstock.tables import sql
+from penstock.tables.staging import FILE_BYTES, StagedFile, Stager, discard
+from penstock.tables.table import Snapshot, StoredFile, Table
+from penstock.tables.tags import tagged_versions
+
+SMALL = 0.5
+"""Of the wanted size, below which a file counts as small."""
+_BITS = 10
+"""Of each column in a Z-order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimized:
+    """What one `optimize` did."""
+
+    files_before: int = 0
+    files_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vacuumed:
+    """What one `vacuum` did, or would do."""
+
+    files_deleted: int
+    bytes_deleted: int
+    versions_kept: tuple[int, ...]
+    """Older ones that are pinned."""
+
+
+def optimize(
+    table: Table,
+    *,
+    file_bytes: int = FILE_BYTES,
+    sort_by: Sequence[str] = (),
+    z_order_by: Sequence[str] = (),
+) -> Optimized:
+    """Small files of a partition into files of about `file_bytes`; all files, to order them.
+
+    Rows keep their order unless `sort_by` or `z_order_by` say another, which is made out of core.
+
+    Raises
+    ------
+    LakeError: a column isn't there, or both orders are said.
+    CommitConflict: another writer took out a row of these files meanwhile; nothing was changed.
+    """
+    snapshot = table.snapshot()
+    order = [*sort_by, *z_order_by]
+    if sort_by and z_order_by:
+        raise LakeError(f"{table.name}: optimize: sort_by or z_order_by, not both")
+    if missing := [name for name in order if name not in snapshot.schema.names]:
+        raise LakeError(f"{table.name}: optimize: no column {', '.join(missing)}")
+    removes, adds = list[StoredFile](), list[StagedFile]()
+    try:
+        for files in _groups(snapshot, file_bytes, is_every=bool(order)):
+            partition = files[0].partition
+            with Stager(
+                table.lake,
+                table.name,
+                snapshot.schema,
+                partition=partition,
+                file_bytes=file_bytes,
+                counts_stored=True,
+            ) as stager:
+                for batch in _read(snapshot, files, sort_by, z_order_by, file_bytes):
+                    stager.write(batch)
+                adds += stager.finish()
+            removes += files
+        if not removes:
+            return Optimized(len(snapshot.files), len(snapshot.files), version=snapshot.version)
+        if sum(file.rows for file in adds) != sum(file.rows for file in removes):
+            raise LakeError(f"{table.name}: optimize: rows would be lost; nothing was changed")
+    except BaseException:
+        discard(table.lake, table.key, adds)
+        raise
+    done = snapshot.commit(adds, removes, application="optimize", changes_data=False)
+    return Optimized(
+        files_before=len(removes),
+        files_after=len(adds),
+        bytes_before=sum(file.size_bytes for file in removes),
+        bytes_after=sum(file.size_bytes for file in adds),
+        version=done.version,
+    )
+
+
+def small_files(snapshot: Snapshot, file_bytes: int = FILE_BYTES) -> int:
+    """How many files `optimize` would make fewer of."""
+    groups = _groups(snapshot, file_bytes, is_every=False)
+    return sum(len(files) for files in groups)
+
+
+def vacuum(
+    table: Table,
+    *,
+    keep: timedelta = timedelta(days=7),
+    pinned: Sequence[int] = (),
+    is_dry: bool = False,
+) -> Vacuumed:
+    """Delete files that no version needs any more, and what was staged and never committed.
+
+    Parameters
+    ----------
+    keep: files that left the table, or were staged, more recently stay: readers of older versions
+        and writers at work may need them.
+    pinned: versions to keep whole however old, besides those with a tag.
+    """
+    if keep < timedelta(0):
+        raise LakeError(f"{table.name}: vacuum: keep can't be negative")
+    snapshot = table.snapshot()
+    wanted = {*pinned, *tagged_versions(table)}
+    kept = sorted(version for version in wanted if version < snapshot.version)
+    hours = int(keep.total_seconds() // 3600)
+    delta = snapshot.delta
+    options: dict[str, Any] = {
+        "retention_hours": hours,
+        "enforce_retention_duration": False,
+        "full": True,
+        "keep_versions": kept,
+    }
+    try:
+        doomed = delta.vacuum(dry_run=True, **options)
+        sizes = _sizes(table, doomed)
+        if sizes and not is_dry:
+            delta.vacuum(dry_run=False, **options)
+    except (DeltaError, OSError) as error:
+        table.refuse(error)
+    return Vacuumed(len(sizes), sum(sizes), tuple(kept))
+
+
+def checkpoint(table: Table) -> int:
+    """Write the log's state in one file, from which readers start; the version it is of."""
+    snapshot = table.snapshot()
+    try:
+        snapshot.delta.create_checkpoint()
+    except (DeltaError, OSError) as error:
+        table.refuse(error)
+    return snapshot.version
+
+
+def restore(table: Table, version: int) -> Snapshot:
+    """The rows of an older version again, as a new version.
+
+    Raises
+    ------
+    TableNotFound: there is no such version.
+    LakeError: files of it were vacuumed.
+    """
+    then, now = table.snapshot(version), table.snapshot()
+    present = {file.path for file in now.files}
+    wanted = {file.path for file in then.files}
+    gone = [file.path for file in then.files if not _is_there(table, file)]
+    if gone:
+        raise LakeError(
+            f"{table.name}: version {version} can't be restored: {len(gone)} of its files were "
+            f"vacuumed, such as {gone[0]}"
+        )
+    adds = [file for file in then.staged() if file.path not in present]
+    removes = [file for file in now.files if file.path not in wanted]
+    if not adds and not removes:
+        return now
+    note = {"restored": version}
+    return now.commit(
+        adds, removes, application="restore", note=note, discards=False, is_alone=True
+    )
+
+
+def clone(table: Table, name: str, version: int | None = None) -> Snapshot:
+    """A version's files copied into a new table, byte by byte.
+
+    Raises
+    ------
+    LakeError: there is a table of that name.
+    """
+    lake, source = table.lake, table.snapshot(version)
+    target = Table(lake, name)
+    if target.snapshot_or_none() is not None:
+        raise LakeError(f"{lake.uri} has a table {name}")
+    files = source.staged()
+    lake.objects.copy((f"{table.key}/{f.path}", f"{target.key}/{f.path}") for f in files)
+    made = target.create(
+        source.schema,
+        partition_by=source.partition_columns,
+        description=f"A copy of {table.name}, version {source.version}",
+    )
+    note = {"source": table.name, "source_id": source.id, "version": source.version}
+    return made.commit(files, application="clone", note=note)
+
+
+def _groups(snapshot: Snapshot, file_bytes: int, *, is_every: bool) -> Iterator[list[StoredFile]]:
+    """Files to be written anew together, by partition, in the table's order."""
+    parts: dict[tuple[tuple[str, str], ...], list[StoredFile]] = {}
+    for file in sorted(snapshot.files, key=lambda file: file.path):
+        parts.setdefault(tuple(sorted(file.partition.items())), []).append(file)
+    for files in parts.values():
+        if is_every:
+            yield files
+            continue
+        small = [file for file in files if file.size_bytes < SMALL * file_bytes]
+        if len(small) > 1:
+            yield small
+
+
+def _read(
+    snapshot: Snapshot,
+    files: list[StoredFile],
+    sort_by: Sequence[str],
+    z_order_by: Sequence[str],
+    file_bytes: int,
+) -> Iterator[pa.Table]:
+    partitions = set(snapshot.partition_columns)
+    names = [name for name in snapshot.schema.names if name not in partitions]
+    if sort_by or z_order_by:
+        stored = sum(file.size_bytes for file in files) / max(1, sum(file.rows for file in files))
+        step = int(min(1 << 17, max(1000, file_bytes / stored / 4)))
+        for table in _sorted(snapshot, files, names, sort_by, z_order_by):
+            for start in range(0, table.num_rows, step):
+                yield table[start : start + step]
+        return
+    for file in files:  # one after the other: their rows stay together
+        for frame in snapshot.read([file], names).collect_batches(maintain_order=True):
+            yield frame.to_arrow()
+
+
+def _sorted(
+    snapshot: Snapshot,
+    files: list[StoredFile],
+    names: list[str],
+    sort_by: Sequence[str],
+    z_order_by: Sequence[str],
+) -> Iterator[pa.Table]:
+    """In an order that DuckDB makes, which spills to disk."""
+    rows = snapshot.read(files, names)
+    edges = _edges(rows, z_order_by)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for frame in rows.collect_batches(maintain_order=True):
+            placed = frame.with_columns(pl.Series("_z", _z_values(frame, edges)))
+            yield from placed.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches()
+
+    empty = rows.head(0).collect().with_columns(pl.lit(0, pl.UInt64).alias("_z"))
+    schema = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    order = ", ".join(f'"{name}"' for name in sort_by) or "_z"
+    with sql.connect() as connection:
+        connection.register("rows", pa.RecordBatchReader.from_batches(schema, batches()))
+        query = f"SELECT * EXCLUDE (_z) FROM rows ORDER BY {order}"
+        for batch in connection.sql(query).to_arrow_reader(1 << 17):
+            yield pa.table(batch)
+
+
+def _edges(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, pl.Series]:
+    """Values that part a column into as many equal shares as a Z-order tells apart."""
+    if not columns:
+        return {}
+    found = rows.select(columns).collect()
+    shares = np.linspace(0, 1, 1 << _BITS)[1:-1]
+    edges = dict[str, pl.Series]()
+    for name in columns:
+        values = found[name].drop_nulls().sort()
+        places = (shares * max(0, len(values) - 1)).astype(np.int64)
+        edges[name] = values.gather(places) if len(values) else values
+    return edges
+
+
+def _z_values(frame: pl.DataFrame, edges: dict[str, pl.Series]) -> NDArray[np.uint64]:
+    """Each row's place on a Z-order curve: the bits of its columns' shares, interleaved.
+
+    G. M. Morton, A Computer Oriented Geodetic Data Base, 1966.
+    """
+    z = np.zeros(frame.height, np.uint64)
+    for place, (name, values) in enumerate(edges.items()):
+        found = values.search_sorted(frame[name], side="right") if len(values) else None
+        share = np.zeros(frame.height, np.uint64) if found is None else _numbers(found)
+        for bit in range(_BITS):
+            lifted = (share >> np.uint64(bit)) & np.uint64(1)
+            z |= lifted << np.uint64(bit * len(edges) + place)
+    return z
+
+
+def _numbers(found: Any) -> NDArray[np.uint64]:
+    return cast("pl.Series", found).fill_null(0).to_numpy().astype(np.uint64)
+
+
+def _sizes(table: Table, paths: Sequence[str]) -> list[int]:
+    """Bytes of each of these files that is there; some were deleted before."""
+    doomed = {path.rsplit(f"{table.key}/", 1)[-1] for path in paths}
+    prefix = f"{table.key}/"
+    listed = table.lake.objects.list(table.key)
+    return [found.size_bytes for found in listed if found.key.removeprefix(prefix) in doomed]
+
+
+def _is_there(table: Table, file: StoredFile) -> bool:
+    return table.lake.objects.exists(f"{table.key}/{file.path}")

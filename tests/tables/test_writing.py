@@ -1,0 +1,278 @@
+"""Writes against a model in memory: whatever is done, in whatever order, it has those rows."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock import Lake
+from penstock.errors import LakeError
+from penstock.tables import (
+    Table,
+    append,
+    delete,
+    optimize,
+    overwrite,
+    replace_where,
+    restore,
+    upsert,
+)
+from penstock.tables import writing as writing_module
+
+Model = dict[int, tuple[str | None, int]]
+
+
+def _frame(rows: Model) -> pl.DataFrame:
+    values = [(key, name, n) for key, (name, n) in rows.items()]
+    schema = {"id": pl.Int64, "name": pl.String, "n": pl.Int32}
+    return pl.DataFrame(values, schema=schema, orient="row")
+
+
+def _rows(table: Table) -> Model:
+    frame = table.snapshot().scan().collect()
+    found = {key: (name, n) for key, name, n in frame.select("id", "name", "n").rows()}
+    assert len(found) == frame.height, "a row is there twice"
+    return found
+
+
+_VALUE = st.tuples(st.none() | st.sampled_from("abc"), st.integers(-5, 5))
+_SOME = st.dictionaries(st.integers(0, 40), _VALUE, max_size=12)
+_OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("upsert"), _SOME),
+        st.tuples(st.just("append"), _SOME),
+        st.tuples(st.just("delete"), st.integers(-5, 5)),
+        st.tuples(st.just("replace"), _SOME),
+        st.tuples(st.just("overwrite"), _SOME),
+        st.tuples(st.just("optimize"), st.sampled_from(["", "n", "id,n"])),
+        st.tuples(st.just("restore"), st.integers(0, 20)),
+    ),
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(_OPERATIONS)
+def test_the_table_is_the_model(tmp_path_factory: pytest.TempPathFactory, operations: list) -> None:
+    table = Table(Lake(tmp_path_factory.mktemp("lake")), "some/table")
+    model: Model = {}
+    table.create(pa.schema([("id", pa.int64()), ("name", pa.string()), ("n", pa.int32())]))
+    versions: dict[int, Model] = {0: {}}
+    for what, given_ in operations:
+        before = table.snapshot()
+        match what:
+            case "upsert":
+                done = upsert(table, _frame(given_), ["id"])
+                assert done.rows_updated == len(model.keys() & given_.keys())
+                assert done.rows_inserted == len(given_.keys() - model.keys())
+                model = model | given_
+            case "append":
+                fresh = {key: v for key, v in given_.items() if key not in model}
+                append(table, _frame(fresh))
+                model = model | fresh
+            case "delete":
+                done = delete(table, f"n < {given_}")
+                left = {key: v for key, v in model.items() if v[1] >= given_}
+                assert done.rows_deleted == len(model) - len(left)
+                model = left
+            case "replace":
+                fresh = {key: v for key, v in given_.items() if v[1] > 0}
+                left = {key: v for key, v in model.items() if v[1] <= 0}
+                fresh = {key: v for key, v in fresh.items() if key not in left}
+                replace_where(table, "n > 0", _frame(fresh))
+                model = left | fresh
+            case "overwrite":
+                overwrite(table, _frame(given_))
+                model = dict(given_)
+            case "optimize":
+                optimize(table, z_order_by=[*filter(None, given_.split(","))])
+            case _:
+                known = [version for version in versions if version <= given_]
+                restore(table, known[-1])
+                model = versions[known[-1]]
+        assert _rows(table) == model
+        assert table.snapshot().rows == len(model)
+        assert _rows_at(table, before.version) == versions[before.version]
+        versions[table.snapshot().version] = dict(model)
+    named = {file.path for v in versions for file in table.snapshot(v).files}
+    there = {p.name for p in (Path(table.lake.uri) / table.key).glob("*.parquet")}
+    assert there == named, "a file that no version names was left"
+
+
+def _rows_at(table: Table, version: int) -> Model:
+    frame = table.snapshot(version).scan().collect()
+    return {key: (name, n) for key, name, n in frame.select("id", "name", "n").rows()}
+
+
+def test_columns_that_an_upsert_lacks_stay(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    append(table, _frame({1: ("a", 1), 2: ("b", 2)}))
+
+    upsert(
+        table, pl.DataFrame({"id": [2, 3], "n": [20, 30]}, schema_overrides={"n": pl.Int32}), ["id"]
+    )
+
+    assert _rows(table) == {1: ("a", 1), 2: ("b", 20), 3: (None, 30)}
+
+
+def test_an_upsert_takes_out_what_it_is_told_to(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    append(table, _frame({1: ("a", 1), 2: ("b", 2), 3: ("c", 3)}))
+
+    done = upsert(
+        table, _frame({2: (None, -1), 3: ("z", 9), 7: (None, -1)}), ["id"], delete_where="n < 0"
+    )
+
+    assert _rows(table) == {1: ("a", 1), 3: ("z", 9)}
+    assert (done.rows_inserted, done.rows_updated, done.rows_deleted) == (0, 1, 1)
+
+
+def test_only_files_that_hold_a_key_are_copied(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    for start in range(0, 1000, 100):
+        append(table, _frame(dict.fromkeys(range(start, start + 100), ("a", 1))))
+    before = {file.path for file in table.snapshot().files}
+
+    done = upsert(table, _frame({550: ("b", 2), 2000: ("c", 3)}), ["id"])
+
+    assert (done.files_removed, done.rows_updated, done.rows_inserted) == (1, 1, 1)
+    assert len(before & {file.path for file in done.snapshot.files}) == 9
+
+
+@pytest.mark.parametrize(
+    ("rows", "what"),
+    [
+        ({"id": [1, 1], "n": [1, 2]}, "1 keys are there twice, such as {'id': 1}"),
+        ({"id": [None, 1], "n": [1, 2]}, r"a key \(id\) is null"),
+        ({"other": [1]}, "the rows have no column id"),
+    ],
+)
+def test_keys_that_name_no_row_are_refused(lake: Lake, rows: dict, what: str) -> None:
+    table = Table(lake, "some/table")
+    append(table, _frame({1: ("a", 1)}))
+    frame = pl.DataFrame(rows, schema_overrides={"id": pl.Int64} if "id" in rows else None)
+
+    with pytest.raises(LakeError, match=what):
+        upsert(table, frame, ["id"])
+    assert _rows(table) == {1: ("a", 1)}
+
+
+def test_rows_outside_of_what_is_replaced_are_refused(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    append(table, _frame({1: ("a", 1), 2: ("b", -2)}))
+
+    with pytest.raises(LakeError, match="1 of the new rows are outside of what is replaced"):
+        replace_where(table, "n > 0", _frame({5: ("c", 5), 6: ("d", -6)}))
+
+    assert _rows(table) == {1: ("a", 1), 2: ("b", -2)}
+    assert len([*(Path(lake.uri) / table.key).glob("*.parquet")]) == 1
+
+
+def test_a_column_that_is_not_there_or_of_another_type_is_refused(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    append(table, _frame({1: ("a", 1)}))
+
+    with pytest.raises(LakeError, match="column n is int32 in the table and string"):
+        append(table, pl.DataFrame({"id": [1], "n": ["x"]}))
+    wider = append(table, pl.DataFrame({"id": [2], "colour": ["red"]}))
+
+    rows = wider.snapshot.scan().collect().sort("id")
+    assert rows["colour"].to_list() == [None, "red"]
+
+
+def test_partitions_are_written_and_rewritten_apart(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    rows = pl.DataFrame(
+        {"day": [date(2024, 3, n % 3 + 1) for n in range(30)], "id": range(30), "n": [1] * 30}
+    )
+    append(table, rows, partition_by=["day"])
+    assert len(table.snapshot().files) == 3
+
+    delete(table, "day = DATE '2024-03-01' AND id < 10")
+    upsert(table, rows.filter(pl.col("id") == 5).with_columns(n=pl.lit(7, pl.Int64)), ["day", "id"])
+    optimize(table, sort_by=["id"])
+
+    found = table.snapshot().scan().collect().sort("id")
+    assert found["id"].to_list() == [n for n in range(30) if n % 3 or n >= 10]
+    assert found.filter(id=5)["n"].to_list() == [7]
+    assert {file.partition["day"] for file in table.snapshot().files} == {
+        "2024-03-01",
+        "2024-03-02",
+        "2024-03-03",
+    }
+
+
+def test_a_time_names_the_version_of_then(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    append(table, _frame({1: ("a", 1)}))
+    then = datetime.now(UTC)
+    append(table, _frame({2: ("a", 1)}))
+
+    assert table.snapshot(then).rows == 1
+    assert table.snapshot(datetime.now(UTC)).rows == 2
+    with pytest.raises(LakeError, match="say the time zone"):
+        table.snapshot(datetime(2024, 1, 1))
+    with pytest.raises(LakeError, match="has no version as of 1999"):
+        table.snapshot(datetime(1999, 1, 1, tzinfo=UTC))
+
+
+def test_writers_at_once_lose_and_double_nothing(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    append(table, _frame(dict.fromkeys(range(100), ("start", 0))))
+    began = threading.Barrier(6)
+
+    def write(number: int) -> None:
+        began.wait()
+        for turn in range(4):
+            own = 1000 * (number + 1) + turn
+            match number % 3:
+                case 0:
+                    append(table, _frame({own: ("append", 1)}))
+                case 1:
+                    upsert(
+                        table, _frame({own: ("new", 1), turn * 6 + number: ("up", number)}), ["id"]
+                    )
+                case _:
+                    delete(table, f"id = {50 + turn * 6 + number}")
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write, range(6)))
+
+    rows = _rows(table)
+    expected = dict.fromkeys(range(100), ("start", 0))
+    for number in range(6):
+        for turn in range(4):
+            match number % 3:
+                case 0:
+                    expected[1000 * (number + 1) + turn] = ("append", 1)
+                case 1:
+                    expected[1000 * (number + 1) + turn] = ("new", 1)
+                    expected[turn * 6 + number] = ("up", number)
+                case _:
+                    expected.pop(50 + turn * 6 + number, None)
+    assert rows == expected
+
+
+def test_a_write_that_is_killed_in_between_changes_nothing(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(lake, "some/table")
+    append(table, _frame({n: ("a", n) for n in range(10)}))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writing_module._Merge, "inserted", killed)
+        upsert(table, _frame({3: ("b", 3)}), ["id"])
+
+    assert _rows(table)[3] == ("a", 3)
+    assert len([*(Path(lake.uri) / table.key).glob("*.parquet")]) == 1
