@@ -11,7 +11,7 @@ PLACE = $(if $(RAW),--raw "$(RAW)") $(if $(LAKE),--lake "$(LAKE)")
 export AWS_EC2_METADATA_DISABLED ?= true
 export DAGSTER_DISABLE_TELEMETRY = yes
 
-.PHONY: help setup demo ui test test-fast lint lock bench-feed wheel clean
+.PHONY: help setup demo ui test test-fast lint lock bench-feed bench-ingest soak wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -47,6 +47,12 @@ lock: setup  ## resolve the dependencies anew into requirements.lock
 
 bench-feed: setup  ## the feed beside the peers that are installed (docs/benchmarks.md; ARGS="--scale 0.1")
 	$(BIN)/python -m benchmarks.feed $(ARGS)
+
+bench-ingest: setup  ## ingest beside scripts by hand and dlt, where installed (docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.ingest $(ARGS)
+
+soak: setup  ## ingest killed 200 times at random and at every step, for each of two seeds (ARGS="--s3 s3://...")
+	$(BIN)/python -m tests.ingest.storm $(ARGS)
 
 wheel: setup  ## a wheel holding penstock alone, into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

@@ -12,8 +12,8 @@ import assets
 from assets.factory import Domain
 from assets.lake import LakeResource
 from dagster_project.hooks import failure_webhook
-from dagster_project.jobs import daily_jobs, ingest_job, publish_job
-from dagster_project.schedules import publish_schedule
+from dagster_project.jobs import daily_jobs, ingest_job, publish_job, upkeep_job
+from dagster_project.schedules import publish_schedule, upkeep_schedule
 from dagster_project.sensors import new_files_sensor, stale_days_sensor
 
 
@@ -35,6 +35,7 @@ defs = dg.Definitions(
         *(ingest_job(domain) for domain in DOMAINS),
         *(job for jobs in _DAILY_JOBS.values() for job in jobs),
         *(publish_job(domain) for domain in DOMAINS if domain.training_sets),
+        upkeep_job(),
     ],
     sensors=[
         *(new_files_sensor(domain) for domain in DOMAINS),
@@ -45,7 +46,10 @@ defs = dg.Definitions(
         ),
         failure_webhook,
     ],
-    schedules=[publish_schedule(domain) for domain in DOMAINS if domain.training_sets],
+    schedules=[
+        *(publish_schedule(domain) for domain in DOMAINS if domain.training_sets),
+        upkeep_schedule(),
+    ],
     resources={"lake": LakeResource(), "pipes": dg.PipesSubprocessClient()},
     # A step in a process of its own costs about 5 s; deployments whose steps are long choose that.
     executor=dg.in_process_executor,

@@ -1,13 +1,19 @@
 """The jobs of a domain: ingest what is new, recompute days, publish and train."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Dagster reads the annotations as types.
+
+from dataclasses import asdict
 
 import dagster as dg
+import polars as pl
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.factory import Domain, key
+from assets.lake import LakeResource
+from assets.metadata import markdown
 from penstock.features import DailyTable
 from penstock.quality.validation import rejects_name
+from penstock.upkeep import tend
 
 
 def ingest_job_name(domain: Domain) -> str:
@@ -53,6 +59,31 @@ def publish_job(domain: Domain) -> UnresolvedAssetJobDefinition:
         selection=published_selection(domain),
         description="Freeze the training sets, publish their datasets, train",
     )
+
+
+UPKEEP_JOB_NAME = "upkeep"
+
+
+def upkeep_job() -> dg.JobDefinition:
+    """Compaction and vacuum of every table, each told in bytes and files."""
+
+    @dg.op(description="Compact tables with many small files, and vacuum all")
+    def tend_tables(context: dg.OpExecutionContext, lake: LakeResource) -> None:
+        rows = [asdict(done) for done in tend(lake.open())]
+        for row in rows:
+            context.log.info("%s", row)
+        total = {
+            name: sum(row[name] for row in rows)
+            for name in ("files_before", "files_after", "files_deleted", "bytes_deleted")
+        }
+        shown = dg.MetadataValue.md(markdown(pl.DataFrame(rows)) if rows else "_no table_")
+        context.add_output_metadata({**total, "tables": shown})
+
+    @dg.job(name=UPKEEP_JOB_NAME, description="Compact and vacuum the lake's tables")
+    def upkeep() -> None:
+        tend_tables()
+
+    return upkeep
 
 
 def incoming_keys(domain: Domain) -> list[dg.AssetKey]:

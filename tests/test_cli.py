@@ -138,3 +138,42 @@ def test_help_has_examples(place: Path, command: str) -> None:
     arguments = [command, "--help"] if command else ["--help"]
 
     assert "Examples:" in run(place, *arguments).stdout
+
+
+def test_sql_at_versions_and_tags(place: Path) -> None:
+    rows = as_json(place, "ls")
+    sales = next(entry for entry in rows if entry["name"] == "retail/sales")
+    (counted,) = as_json(place, "sql", "select count(*) n from retail.sales")
+    assert counted["n"] == sales["rows"]
+    as_json(place, "tag", "retail/sales", "start", "--version", "0")
+
+    joined = as_json(
+        place,
+        "sql",
+        "select (select count(*) from retail.sales@start) a, (select count(*) from "
+        f"retail.sales@v{sales['version']}) b, 'retail.sales@v9' c",
+    )
+
+    assert joined == [{"a": 0, "b": sales["rows"], "c": "retail.sales@v9"}]
+    assert as_json(place, "tag", "retail/sales") == [{"tag": "start", "version": 0}]
+    missing = run(place, "sql", "select * from retail.slaes@v1")
+    assert missing.returncode == 1
+    assert "Did you mean retail/sales" in missing.stderr
+    wrong = run(place, "sql", "select nothing from retail.sales")
+    assert "the query can't be run: Binder Error" in wrong.stderr
+
+
+def test_upkeep_leaves_what_datasets_were_made_from(place: Path) -> None:
+    before = as_json(place, "sql", "select count(*) n, sum(quantity) q from retail.sales")
+    optimized = as_json(place, "optimize", "retail/sales", "--z-order-by", "stock_code")
+    assert optimized["files_after"] == 1
+
+    tended = {row["table"]: row for row in as_json(place, "upkeep")}
+    vacuumed = as_json(place, "vacuum", "retail/sales", "--keep-hours", "0")
+
+    assert tended["retail/sales"]["problem"] == ""
+    assert vacuumed["versions_kept"]
+    assert as_json(place, "sql", "select count(*) n, sum(quantity) q from retail.sales") == before
+    pinned = vacuumed["versions_kept"][-1]
+    at = as_json(place, "sql", f"select count(*) n from retail.sales@v{pinned}")
+    assert at[0]["n"] == before[0]["n"]

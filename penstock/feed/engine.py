@@ -134,7 +134,7 @@ class Engine:
             samples = Filtered(Rows(gatherer, source.rows, schema), self.store, settings.filter)
         if images is None:
             return samples
-        encoded = Gatherer(self.store, (images.column,), take)
+        encoded = Gatherer(self.store, (images.column,), take, as_views=self.store.is_local)
         place = settings.columns.index(images.column)
         self._images = Images(samples, encoded, images, self._pixels(), place)
         return self._images

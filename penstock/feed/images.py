@@ -19,8 +19,9 @@ from penstock.errors import MissingExtra, OrderError, SampleError
 from penstock.feed.arena import Arena, page_up
 from penstock.feed.cache import CacheOptions, Layout, ShardCache
 from penstock.feed.gather import Gatherer, numpy_take
-from penstock.feed.ragged import Ragged
 from penstock.feed.samples import Plan, Samples
+from penstock.feed.slabs import SLABS
+from penstock.feed.variable import row_buffers
 
 Decode = Callable[[memoryview, NDArray[np.uint8]], None]
 """Decodes an image's bytes into a (height, width, 3) array."""
@@ -99,7 +100,8 @@ class Images:
         """The rest, and the images: from the cache, or decoded."""
         rows = self._rest.rows_of(samples, block_of)
         columns = self._rest.gather(samples, block_of)
-        pixels = np.empty((len(rows), *self._options.shape), np.uint8)
+        size = len(rows) * int(np.prod(self._options.shape))
+        pixels = SLABS.take(size).reshape(len(rows), *self._options.shape)
         missing = np.arange(len(rows))
         if self._pixels is not None:
             missing = self._pixels.read(rows, pixels)
@@ -117,11 +119,10 @@ class Images:
         rows: NDArray[np.int64],
         block_of: NDArray[np.int64],
     ) -> None:
-        encoded = Ragged(self._encoded.gather(rows, block_of)[self._options.column])
-        offsets, data = encoded.offsets.tolist(), memoryview(encoded.values)
+        images = row_buffers(self._encoded.gather(rows, block_of)[self._options.column])
 
         def one(number: int) -> None:
-            image = data[offsets[number] : offsets[number + 1]]
+            image = images[number]
             try:
                 self._decode(image, pixels[places[number]])
             except Exception as error:  # whatever the decoder raises, the row is what matters

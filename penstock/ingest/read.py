@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from penstock.errors import StorageError, UnreadableFile
+from penstock.errors import MissingExtra, StorageError, UnreadableFile
 from penstock.ingest import delimited
 from penstock.ingest.delimited import Header, Rows, Unmarked, check_columns, check_text
 from penstock.ingest.ledger import FileResult
@@ -348,7 +348,7 @@ def _whole_text(source: Source, file: PlannedFile, data: bytes) -> bytes | TooLa
             return TooLarge(file)
     if not data:
         raise UnreadableFile(f"{file.path}: the file is empty (0 bytes)")
-    if source.format_of(file.path) not in ("csv", "jsonl"):
+    if source.format_of(file.path) not in ("csv", "jsonl", "json"):
         return data
     encoding, mark = _encoding(source, data)
     data = data[mark:]
@@ -394,11 +394,36 @@ class _Text:
 
 def _jsonl(source: Source, stream: IO[bytes], file: PlannedFile) -> Iterator[pa.Table]:
     """Lines taken apart by DuckDB, which tells a bad one from the rest."""
-    picked = ", ".join(
-        f"doc ->> {_path(name)} AS {_quoted(name)}" for name in source.contract.raw_names
-    )
-    known = json.dumps(dict.fromkeys(source.contract.raw_names)).replace("'", "''")
-    query = f"""
+    with sql.connect() as connection:
+        for lines in _lines(stream, file.path):
+            yield _objects(connection, source, lines, file.path)
+
+
+def _json(source: Source, stream: IO[bytes], file: PlannedFile) -> Iterator[pa.Table]:
+    """One document: an array of objects, or an object."""
+    text = stream.read().decode().strip()
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise UnreadableFile(f"{file.path}: no JSON document: {error}") from error
+    with sql.connect() as connection:
+        document = pa.table({"text": [text]})
+        connection.register("document", document)
+        rows = connection.sql(
+            "SELECT line, row_number() OVER () AS _source_row FROM (SELECT unnest(CASE "
+            "WHEN json_type(doc) = 'ARRAY' THEN from_json(doc, '[\"JSON\"]') ELSE [doc] END)"
+            "::VARCHAR AS line FROM (SELECT text::JSON AS doc FROM document))"
+        ).to_arrow_table()
+        yield _objects(connection, source, rows, file.path)
+
+
+def _objects(connection: Any, source: Source, lines: pa.Table, path: str) -> pa.Table:
+    """Rows of JSON objects, a text each: the contract's keys, and what else there is."""
+    names = source.contract.raw_names
+    picked = ", ".join(f"doc ->> {_path(name)} AS {_quoted(name)}" for name in names)
+    known = json.dumps(dict.fromkeys(names)).replace("'", "''")
+    connection.register("lines", lines)
+    rows = connection.sql(f"""
         SELECT {picked}, CASE WHEN doc IS NULL THEN line
                     WHEN rest <> '{{}}' THEN rest END AS _rescued,
                CASE WHEN doc IS NULL THEN 'not a JSON object' END AS _error, _source_row
@@ -407,16 +432,12 @@ def _jsonl(source: Source, stream: IO[bytes], file: PlannedFile) -> Iterator[pa.
                            CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT'
                                 THEN line::JSON END AS doc
                     FROM lines))
-        ORDER BY _source_row"""
-    with sql.connect() as connection:
-        for lines in _lines(stream, file.path):
-            connection.register("lines", lines)
-            rows = connection.sql(query).to_arrow_table()
-            if source.contract.unknown_columns == "fail":
-                unknown = rows.filter(rows["_error"].is_null())["_rescued"].drop_null()
-                if len(unknown):
-                    raise UnreadableFile(f"{file.path}: keys not in the contract: {unknown[0]}")
-            yield with_file(rows, file.path)
+        ORDER BY _source_row""").to_arrow_table()
+    if source.contract.unknown_columns == "fail":
+        unknown = rows.filter(rows["_error"].is_null())["_rescued"].drop_null()
+        if len(unknown):
+            raise UnreadableFile(f"{path}: keys not in the contract: {unknown[0]}")
+    return with_file(rows, path)
 
 
 def _lines(stream: IO[bytes], path: str) -> Iterator[pa.Table]:
@@ -459,6 +480,36 @@ def _arrow(source: Source, stream: Any, file: PlannedFile) -> Iterator[pa.Table]
         batches = iter(opened)
     check_columns(source, opened.schema.names, file.path)
     yield from _typed(source, batches, file)
+
+
+def _orc(source: Source, stream: Any, file: PlannedFile) -> Iterator[pa.Table]:
+    from pyarrow import orc
+
+    opened = orc.ORCFile(_seekable(stream))
+    check_columns(source, opened.schema.names, file.path)
+    stripes = (opened.read_stripe(number) for number in range(opened.nstripes))
+    yield from _typed(source, stripes, file)
+
+
+def _avro(source: Source, stream: Any, file: PlannedFile) -> Iterator[pa.Table]:
+    yield from _of_frame(source, pl.read_avro(io.BytesIO(stream.read())), file)
+
+
+def _excel(source: Source, stream: Any, file: PlannedFile) -> Iterator[pa.Table]:
+    """The first sheet, its first row the columns."""
+    try:
+        frame = pl.read_excel(io.BytesIO(stream.read()), infer_schema_length=0)
+    except ModuleNotFoundError as error:
+        raise UnreadableFile(f"{file.path}: {MissingExtra('fastexcel', 'excel')}") from error
+    except Exception as error:  # the reader's own, whatever it raises
+        reason = str(error).splitlines()[0]
+        raise UnreadableFile(f"{file.path}: no workbook that can be read: {reason}") from error
+    yield from _of_frame(source, frame, file)
+
+
+def _of_frame(source: Source, frame: pl.DataFrame, file: PlannedFile) -> Iterator[pa.Table]:
+    check_columns(source, frame.columns, file.path)
+    yield from _typed(source, iter(frame.to_arrow().to_batches(1 << 16)), file)
 
 
 def _seekable(stream: Any) -> Any:
@@ -528,6 +579,10 @@ def _quoted(name: str) -> str:
 
 _READERS: dict[str, Callable[[Source, Any, PlannedFile], Iterator[pa.Table]]] = {
     "jsonl": _jsonl,
+    "json": _json,
+    "orc": _orc,
+    "avro": _avro,
+    "excel": _excel,
     "parquet": _parquet,
     "arrow": _arrow,
 }

@@ -14,7 +14,7 @@ from penstock.errors import SourceError
 from penstock.lake import checked_name
 from penstock.storage.sources import SourceFolder
 
-Format = Literal["csv", "jsonl", "parquet", "arrow"]
+Format = Literal["csv", "jsonl", "json", "parquet", "arrow", "orc", "avro", "excel"]
 OnChange = Literal["replace", "append", "ignore", "error"]
 OnDelete = Literal["keep", "remove"]
 Order = Literal["name", "time"]
@@ -24,9 +24,13 @@ _SUFFIXES: dict[str, Format] = {
     "tsv": "csv",
     "jsonl": "jsonl",
     "ndjson": "jsonl",
+    "json": "json",
     "parquet": "parquet",
     "arrow": "arrow",
     "feather": "arrow",
+    "orc": "orc",
+    "avro": "avro",
+    "xlsx": "excel",
 }
 _COMPRESSED = ("gz", "zst")
 _READ = re.compile(rf"(?i)\.({'|'.join(_SUFFIXES)})(\.({'|'.join(_COMPRESSED)}))?$")
@@ -50,7 +54,7 @@ class Source:
     pattern: str = "**/*"
     """A glob under the folder; files of other formats that match are left alone."""
     format: Format | None = None
-    """By default each file's suffix says (`.csv`, `.csv.gz`, `.jsonl`, `.parquet`, `.arrow`)."""
+    """By default each file's suffix says (`.csv`, `.csv.gz`, `.jsonl`, `.parquet`, ...)."""
     delimiter: str | None = None
     """By default that which finds the most of the contract's columns in a file's first line."""
     quote: str = '"'

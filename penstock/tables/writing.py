@@ -27,7 +27,7 @@ Rows = pl.DataFrame | pl.LazyFrame | pa.Table | pa.RecordBatch | Iterable[pa.Rec
 Predicate = str | pl.Expr
 """Which rows: SQL such as `quantity < 0`, or a polars expression. Null is false."""
 
-_ATTEMPTS = 12
+_ATTEMPTS = 40
 _WORKERS = min(4, os.cpu_count() or 1)
 
 

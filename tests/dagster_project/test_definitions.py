@@ -208,7 +208,8 @@ def test_the_webserver_shows_the_assets_sensors_and_schedules(tmp_path: Path) ->
     sensors = {sensor["name"] for sensor in repository["sensors"]}
     assert sensors >= {"retail_new_files", "retail_stale_days", "failure_webhook"}
     assert "default_automation_condition_sensor" in sensors
-    assert [s["name"] for s in repository["schedules"]] == ["retail_publish_daily"]
+    schedules = {schedule["name"] for schedule in repository["schedules"]}
+    assert schedules == {"retail_publish_daily", "upkeep_nightly"}
 
 
 def _graphql(url: str, query: str) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
 from penstock import validate
 from penstock.ingest import ingest
@@ -56,9 +57,52 @@ def _arrow_stream(path: Path) -> None:
         writer.write_table(table)
 
 
-@pytest.mark.parametrize(
-    "write", [_csv, _csv_gz, _jsonl, _parquet, _arrow_file, _arrow_stream], ids=lambda f: f.__name__
-)
+def _tsv_zst(path: Path) -> None:
+    text = _ROWS.write_csv(separator="\t").encode()
+    path.with_suffix(".tsv.zst").write_bytes(pa.compress(text, codec="zstd", asbytes=True))
+
+
+def _json(path: Path) -> None:
+    rows = [{**row, "at": row["at"].isoformat()} for row in _ROWS.to_dicts()]
+    path.with_suffix(".json").write_text(json.dumps(rows, indent=1))
+
+
+def _orc(path: Path) -> None:
+    orc.write_table(
+        pa.table(_ROWS.to_arrow(compat_level=pl.CompatLevel.oldest())), path.with_suffix(".orc")
+    )
+
+
+def _avro(path: Path) -> None:
+    _ROWS.with_columns(pl.col("at").dt.strftime("%Y-%m-%d %H:%M:%S%.f")).write_avro(
+        path.with_suffix(".avro")
+    )
+
+
+def _excel(path: Path) -> None:
+    pytest.importorskip("fastexcel")
+    pytest.importorskip("xlsxwriter")
+    _ROWS.with_columns(pl.col("at").dt.strftime("%Y-%m-%d %H:%M:%S")).write_excel(
+        path.with_suffix(".xlsx")
+    )
+
+
+_FORMATS = [
+    _csv,
+    _csv_gz,
+    _tsv_zst,
+    _jsonl,
+    _json,
+    _parquet,
+    _arrow_file,
+    _arrow_stream,
+    _orc,
+    _avro,
+    _excel,
+]
+
+
+@pytest.mark.parametrize("write", _FORMATS, ids=lambda f: f.__name__)
 def test_the_same_rows_come_from_every_format(shop: Shop, write: Callable[[Path], None]) -> None:
     write(shop.raw / "orders")
 
@@ -94,7 +138,23 @@ def test_files_of_other_formats_are_left_alone(shop: Shop) -> None:
     assert ingest(shop.lake, shop.source).files_loaded == 1
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".jsonl"])
+def test_one_json_object_is_a_row_and_what_is_none_is_told(shop: Shop) -> None:
+    (shop.raw / "a.json").write_text(
+        '{"id": "o1", "product": {"x": [1]}, "units": 1, "at": "2024"}'
+    )
+    (shop.raw / "b.json").write_text('[{"id": "o2"}, 7]')
+    (shop.raw / "c.json").write_text('[{"id": "o3"},')
+
+    failed = ingest(shop.lake, shop.source).failed
+
+    raw = shop.rows("shop/orders_raw").sort("_source_file", "_source_row")
+    assert raw["id"].to_list() == ["o1", "o2", None]
+    assert json.loads(raw["product"][0]) == {"x": [1]}
+    assert raw["_error"].to_list() == [None, None, "not a JSON object"]
+    assert failed["c.json"].startswith("c.json: no JSON document: ")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".jsonl", ".json", ".orc", ".avro"])
 def test_a_damaged_file_of_any_format_is_recorded(shop: Shop, suffix: str) -> None:
     (shop.raw / f"bad{suffix}").write_bytes(b"\x00\xff damaged" * 20)
     shop.write_orders("good.csv", 1)

@@ -6,54 +6,33 @@ some files could not be read.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table as ConsoleTable
 
 from penstock._version import __version__
-from penstock.errors import (
-    DatasetNotFound,
-    PenstockError,
-    ProjectError,
-    TableNotFound,
-    did_you_mean,
+from penstock.cli import tables
+from penstock.cli.output import (
+    Commands,
+    common,
+    console,
+    echo_json,
+    print_facts,
+    print_rows,
+    project_option,
 )
+from penstock.errors import DatasetNotFound, ProjectError, TableNotFound, did_you_mean
 from penstock.lake import Lake
 
-FAILED, SOME_UNREAD = 1, 3
-_WIDTH = None if sys.stdout.isatty() else 140
-console = Console(highlight=False, markup=False, soft_wrap=True, width=_WIDTH)
+SOME_UNREAD = 3
 
 
-class _Commands(click.Group):
-    """Tells an error of ours in a line, and suggests near commands."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except PenstockError as error:
-            click.secho(f"{type(error).__name__}: ", fg="red", nl=False, err=True)
-            click.echo(str(error), err=True)
-            ctx.exit(FAILED)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = did_you_mean(args[0], self.list_commands(ctx)) if args else ""
-            raise click.UsageError(f"{error.message}{near}", ctx) from None
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="penstock")
 def main() -> None:
     """Penstock: a feature lake, from raw files to the GPU.
@@ -65,31 +44,17 @@ def main() -> None:
       penstock ingest retail/sales         bring new files in, each exactly once
       penstock rejects retail/sales        why rows were rejected
       penstock publish retail/demand       freeze and publish a dataset
+      penstock sql "select ..."            query tables, at any version
+      penstock upkeep                      compact and vacuum what needs it
     """
 
 
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that every command has."""
-
-    @click.option("--lake", help="The lake's URI; by default PENSTOCK_LAKE, then data/lake.")
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-    @functools.wraps(command)
-    def wrapped(*args: Any, lake: str | None, **options: Any) -> Any:
-        return command(*args, lake=Lake(lake), **options)
-
-    return wrapped
-
-
-_project = click.option(
-    "--project",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(),
-    help="The folder with schemas/ and pipelines/; by default this one.",
-)
+for _command in tables.COMMANDS:
+    main.add_command(_command)
 
 
 @main.command("ls")
-@_common
+@common
 def list_all(lake: Lake, as_json: bool) -> None:
     """Tables and datasets of the lake.
 
@@ -114,7 +79,7 @@ def list_all(lake: Lake, as_json: bool) -> None:
         manifest = open_manifest(lake, name, read_tag(lake, name, tag))
         total = sum(manifest.splits.values())
         rows.append(_entry(name, "dataset", total, manifest.size_bytes, manifest.fingerprint))
-    _print_rows(rows, as_json, empty=f"{lake.uri} is empty")
+    print_rows(rows, as_json, empty=f"{lake.uri} is empty")
 
 
 def _entry(name: str, kind: str, rows: int, size: int, version: Any) -> dict[str, Any]:
@@ -126,7 +91,7 @@ def _entry(name: str, kind: str, rows: int, size: int, version: Any) -> dict[str
 @click.option(
     "--version", type=click.IntRange(min=0), help="A table's version; by default the newest."
 )
-@_common
+@common
 def show(lake: Lake, name: str, version: int | None, as_json: bool) -> None:
     """A table's or dataset's schema, rows, versions, last commits and a preview.
 
@@ -173,11 +138,11 @@ def _show_table(lake: Lake, name: str, version: int | None, as_json: bool) -> No
     value |= {"files": len(snapshot.files), "uri": snapshot.table.uri}
     if as_json:
         rows = json.loads(preview.write_json())
-        _echo_json({**value, "columns": columns, "commits": commits, "preview": rows})
+        echo_json({**value, "columns": columns, "commits": commits, "preview": rows})
         return
-    _print_facts(value)
-    _print_rows(columns, as_json=False)
-    _print_rows(commits, as_json=False)
+    print_facts(value)
+    print_rows(columns, as_json=False)
+    print_rows(commits, as_json=False)
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_width_chars=console.width, tbl_cols=-1):
         console.print(str(preview), markup=False)
 
@@ -203,11 +168,11 @@ def _show_dataset(lake: Lake, name: str, as_json: bool) -> None:
         for i in range(len(names))
     ]
     if as_json:
-        _echo_json({**value, "columns": columns, "features": features})
+        echo_json({**value, "columns": columns, "features": features})
         return
-    _print_facts(value)
-    _print_rows(columns, as_json=False)
-    _print_rows(features, as_json=False)
+    print_facts(value)
+    print_rows(columns, as_json=False)
+    print_rows(features, as_json=False)
 
 
 @main.command()
@@ -215,8 +180,8 @@ def _show_dataset(lake: Lake, name: str, as_json: bool) -> None:
 @click.option("--raw", help="The folder of raw files; by default the source's.")
 @click.option("--max-files", type=click.IntRange(min=1), help="Files a batch.")
 @click.option("--retry", is_flag=True, help="Also files that could not be read before.")
-@_project
-@_common
+@project_option
+@common
 def ingest(
     lake: Lake,
     table: str,
@@ -257,11 +222,11 @@ def ingest(
         "validated": validated,
     }
     if as_json:
-        _echo_json(value)
+        echo_json(value)
     elif not report.batches:
         console.print(f"{source.table}: nothing new in {source.uri}")
     else:
-        _print_facts({key: value[key] for key in list(value)[:8]} | validated)
+        print_facts({key: value[key] for key in list(value)[:8]} | validated)
     if not as_json:
         for error in unread.values():
             click.echo(f"not read: {error}", err=True)
@@ -271,8 +236,8 @@ def ingest(
 
 @main.command()
 @click.argument("table")
-@_project
-@_common
+@project_option
+@common
 def validate(lake: Lake, table: str, project: Path, as_json: bool) -> None:
     """Validate what was ingested and is not validated yet; show each expectation's last result.
 
@@ -287,9 +252,9 @@ def validate(lake: Lake, table: str, project: Path, as_json: bool) -> None:
     value = _validate(lake, source)
     last = last_results(lake, source.contract.table)
     if as_json:
-        _echo_json({**value, "results": last.get("results", [])})
+        echo_json({**value, "results": last.get("results", [])})
         return
-    _print_facts(value)
+    print_facts(value)
     rows = [
         {
             "expectation": result["expectation_config"]["type"],
@@ -301,7 +266,7 @@ def validate(lake: Lake, table: str, project: Path, as_json: bool) -> None:
         }
         for result in last.get("results", [])
     ]
-    _print_rows(rows, as_json=False)
+    print_rows(rows, as_json=False)
 
 
 @main.command()
@@ -309,7 +274,7 @@ def validate(lake: Lake, table: str, project: Path, as_json: bool) -> None:
 @click.option(
     "--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to show."
 )
-@_common
+@common
 def rejects(lake: Lake, table: str, limit: int, as_json: bool) -> None:
     """Why rows of a table were rejected, and some of them as they came.
 
@@ -350,18 +315,18 @@ def rejects(lake: Lake, table: str, limit: int, as_json: bool) -> None:
     raw = [name for name in shown.columns if not name.startswith("_") and name != "reasons"]
     listed = shown.select(*first, *raw).to_dicts()
     if as_json:
-        _echo_json({"table": table, "rows": snapshot.rows, "reasons": counts, "examples": listed})
+        echo_json({"table": table, "rows": snapshot.rows, "reasons": counts, "examples": listed})
         return
     console.print(f"{snapshot.rows:,} rejected rows of {table}")
-    _print_rows(counts, as_json=False)
-    _print_rows([{key: row[key] for key in first} for row in listed], as_json=False)
+    print_rows(counts, as_json=False)
+    print_rows([{key: row[key] for key in first} for row in listed], as_json=False)
 
 
 @main.command()
 @click.argument("name")
 @click.option("--tag", default="latest", show_default=True, help="The tag to move to it.")
-@_project
-@_common
+@project_option
+@common
 def publish(lake: Lake, name: str, tag: str, project: Path, as_json: bool) -> None:
     """Recompute stale days, freeze a training set at its inputs' versions, publish it.
 
@@ -395,9 +360,9 @@ def publish(lake: Lake, name: str, tag: str, project: Path, as_json: bool) -> No
         "recomputed_days": days,
     }
     if as_json:
-        _echo_json(value)
+        echo_json(value)
         return
-    _print_facts(value)
+    print_facts(value)
     if not published.is_new:
         console.print(f"nothing new: this version was published before; {tag} points at it")
 
@@ -405,7 +370,7 @@ def publish(lake: Lake, name: str, tag: str, project: Path, as_json: bool) -> No
 @main.command()
 @click.option("--raw", help="A folder of raw retail files; by default a generated sample.")
 @click.option("--lake", help="The lake's URI; by default data/lake, or one for the raw folder.")
-@_project
+@project_option
 def demo(raw: str | None, lake: str | None, project: Path) -> None:
     """Run the main job of the project in this folder: raw files in, a trained model out.
 
@@ -463,47 +428,3 @@ def _iso(timestamp_ms: int) -> str:
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(timestamp_ms / 1000, UTC).isoformat(timespec="seconds")
-
-
-def _print_facts(facts: Mapping[str, Any]) -> None:
-    width = max(len(key) for key in facts)
-    for key, value in facts.items():
-        console.print(f"{key:{width}}  {_text(value)}", markup=False)
-    console.print()
-
-
-def _print_rows(rows: list[dict[str, Any]], as_json: bool, *, empty: str = "") -> None:
-    if as_json:
-        _echo_json(rows)
-        return
-    if not rows:
-        console.print(empty)
-        return
-    table = ConsoleTable(header_style="bold", box=None, pad_edge=False)
-    for name, value in rows[0].items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        table.add_column(name, justify="right" if is_number else "left")
-    for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
-    console.print(table)
-    console.print()
-
-
-def _text(value: Any) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:,.4g}"
-        case dict():
-            return ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
-        case list():
-            return ", ".join(_text(item) for item in value) or "none"
-        case _:
-            return str(value)
-
-
-def _echo_json(value: Any) -> None:
-    click.echo(json.dumps(value, default=str, ensure_ascii=False))

@@ -1,0 +1,135 @@
+"""The whole lake's upkeep, and queries over it.
+
+Compaction and vacuum know here what a table alone can't: which of its versions published datasets
+were made from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from penstock.errors import CommitConflict, LakeError, TableNotFound, did_you_mean
+from penstock.lake import Lake
+from penstock.shards import open_manifest
+from penstock.tables import Table, optimize, sql, vacuum
+from penstock.tables.upkeep import small_files
+
+MANY = 8
+"""Small files from which on a table is compacted."""
+_REFERENCE = re.compile(r"""("?)\b([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)\1(?:@([A-Za-z0-9_.-]+))?""")
+_VERSION = re.compile(r"v?(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """What became of one table."""
+
+    table: str
+    files_before: int = 0
+    """Compacted."""
+    files_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    files_deleted: int = 0
+    bytes_deleted: int = 0
+    versions_kept: int = 0
+    problem: str = ""
+    """Why it was left, if it was: tended to by the next run."""
+
+
+def tend(lake: Lake, *, many: int = MANY, keep: timedelta = timedelta(days=7)) -> Iterator[Tended]:
+    """Compact each table that has many small files, and vacuum it.
+
+    Parameters
+    ----------
+    keep: files that left a table, or were staged, more recently stay.
+    """
+    pinned = pinned_versions(lake)
+    for name in lake.table_names():
+        try:
+            yield _tended(Table(lake, name), many, keep, pinned.get(name, ()))
+        except CommitConflict as error:
+            yield Tended(name, problem=str(error))
+        except TableNotFound:
+            continue
+
+
+def _tended(table: Table, many: int, keep: timedelta, pinned: tuple[int, ...]) -> Tended:
+    compacted = None
+    if small_files(table.snapshot()) >= many:
+        compacted = optimize(table)
+    gone = vacuum(table, keep=keep, pinned=pinned)
+    return Tended(
+        table.name,
+        files_before=compacted.files_before if compacted else 0,
+        files_after=compacted.files_after if compacted else 0,
+        bytes_before=compacted.bytes_before if compacted else 0,
+        bytes_after=compacted.bytes_after if compacted else 0,
+        files_deleted=gone.files_deleted,
+        bytes_deleted=gone.bytes_deleted,
+        versions_kept=len(gone.versions_kept),
+    )
+
+
+def pinned_versions(lake: Lake) -> dict[str, tuple[int, ...]]:
+    """The versions of tables that the lake's datasets were made from."""
+    found: dict[str, set[int]] = {}
+    for name in lake.dataset_names():
+        for fingerprint in lake.objects.folders(f"datasets/{name}"):
+            if fingerprint == "tags":
+                continue
+            try:
+                inputs = open_manifest(lake, name, fingerprint).inputs
+            except LakeError:
+                continue  # not finished, or of a form not known: it pins nothing
+            for table, pin in inputs.items():
+                if isinstance(pin, dict) and "version" in pin:
+                    found.setdefault(table, set()).add(int(pin["version"]))
+    return {table: tuple(sorted(versions)) for table, versions in found.items()}
+
+
+def query(lake: Lake, text: str, *, limit: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a SQL query over tables written `domain.table`, `domain.table@v12`, `...@tag`.
+
+    Read through the lake's own storage, with what the query filters and names pushed down.
+
+    Raises
+    ------
+    LakeError: the query can't be run; says why.
+    TableNotFound: there is no such table, version or tag.
+    """
+    import duckdb
+
+    known = set(lake.table_names())
+    with sql.connect() as connection:
+        seen: dict[str, str] = {}
+
+        def named(match: re.Match[str]) -> str:
+            name, at = f"{match[2]}/{match[3]}", match[4]
+            if name not in known:
+                if at is None:
+                    return match[0]  # a column of an alias, a function of a schema
+                raise TableNotFound(f"{lake.uri} has no table {name}.{did_you_mean(name, known)}")
+            view = f"{name}@{at}" if at else name
+            if view not in seen:
+                seen[view] = (
+                    match[3] if match[3] not in seen.values() else f"{match[3]}_{len(seen)}"
+                )
+                number = _VERSION.fullmatch(at) if at else None
+                version = int(number[1]) if number else at
+                connection.register(seen[view], Table(lake, name).snapshot(version).dataset())
+            return seen[view]
+
+        parts = re.split(r"('(?:[^']|'')*')", text)  # what is in quotes stays as it is
+        parts[::2] = [_REFERENCE.sub(named, part) for part in parts[::2]]
+        try:
+            found: Any = connection.sql("".join(parts))
+            if found is None:  # a statement without a result
+                return []
+            return found.limit(limit or 1 << 62).to_arrow_table().to_pylist()
+        except duckdb.Error as error:
+            raise LakeError(f"the query can't be run: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,125 @@
+"""Storms in short; `make soak` is the long one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from penstock import Lake, Table, validate
+from penstock.errors import PenstockError
+from penstock.ingest import ingest
+from penstock.ingest.ledger import read_ledger
+from tests.conftest import S3Server, Shop
+from tests.ingest.storm import (
+    check_truth,
+    contended,
+    killed_over_and_over,
+    watched,
+    write_files,
+)
+from tests.proxy import Faults, proxied
+
+
+@pytest.mark.slow
+def test_killed_at_every_step_and_at_random_nothing_is_lost_or_doubled(shop: Shop) -> None:
+    expected = write_files(shop.raw, 120, 10)
+
+    with watched(shop.lake, shop.source) as check:
+        killed_over_and_over(shop.lake, shop.source, 20, 7, max_files=8, patience=2)
+        check()
+
+    check_truth(shop.lake, shop.source, expected)
+
+
+@pytest.mark.slow
+def test_the_same_on_s3(shop: Shop, s3_lake: Lake) -> None:
+    shop = dataclasses.replace(shop, lake=s3_lake)
+    expected = write_files(shop.raw, 60, 10)
+
+    with watched(shop.lake, shop.source) as check:
+        killed_over_and_over(shop.lake, shop.source, 10, 8, max_files=8, patience=3)
+        check()
+
+    check_truth(shop.lake, shop.source, expected)
+
+
+@pytest.mark.slow
+def test_eight_runners_two_compactions_and_two_upserts_at_once(shop: Shop) -> None:
+    expected = write_files(shop.raw, 100, 10)
+
+    contended(shop.lake, shop.source, 8, max_files=6, turns=4)
+    validate(shop.lake, shop.source)
+
+    check_truth(shop.lake, shop.source, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_store_on_a_bad_day(shop: Shop, s3_server: S3Server, tmp_path: Path, seed: int) -> None:
+    expected = write_files(shop.raw, 40, 10)
+    faults = Faults(seed, busy=0.2, cut=0.03, lost=0.03)
+    bucket = s3_server.new_bucket()
+    with proxied(s3_server.endpoint, faults) as endpoint:
+        options = {**s3_server.options, "aws_endpoint_url": endpoint}
+        lake = Lake(f"s3://{bucket}/lake", storage_options=options)
+        for _ in range(20):  # a run completes, or fails with one clear error and the next goes on
+            try:
+                ingest(lake, shop.source, max_files=10)
+                validate(lake, shop.source)
+            except PenstockError as error:
+                assert str(error).count("\n") == 0
+                assert bucket in str(error) or "shop/" in str(error)
+            else:
+                break
+        else:
+            pytest.fail("no run came through")
+        assert faults.seen["busy"] > 10
+        assert faults.seen["lost"] + faults.seen["cut"] > 3
+
+    check_truth(Lake(lake.uri, storage_options=s3_server.options), shop.source, expected)
+
+
+def test_a_clock_that_is_skewed_is_told(shop: Shop, s3_server: S3Server) -> None:
+    with proxied(s3_server.endpoint, Faults(skewed=1.0)) as endpoint:
+        options = {**s3_server.options, "aws_endpoint_url": endpoint}
+        lake = Lake(f"s3://{s3_server.new_bucket()}/lake", storage_options=options)
+        shop.write_orders("a.csv", 3)
+
+        with pytest.raises(PenstockError, match=r"(?i)clock|skew"):
+            ingest(lake, shop.source)
+
+
+@pytest.mark.slow
+def test_an_answer_that_is_lost_does_not_lose_the_commit(shop: Shop, s3_server: S3Server) -> None:
+    """Its own commit must not be taken for another's: what it names would be deleted."""
+    expected = write_files(shop.raw, 20, 5)
+    bucket = s3_server.new_bucket()
+    for seed in range(4):
+        with proxied(s3_server.endpoint, Faults(seed, lost=0.25)) as endpoint:
+            options = {**s3_server.options, "aws_endpoint_url": endpoint}
+            lake = Lake(f"s3://{bucket}/lake-{seed}", storage_options=options)
+            for _ in range(20):
+                try:
+                    ingest(lake, shop.source, max_files=6)
+                    validate(lake, shop.source)
+                except PenstockError:
+                    continue
+                break
+        sound = Lake(lake.uri, storage_options=s3_server.options)
+        check_truth(sound, shop.source, expected)
+
+
+def test_many_make_the_table_at_once(lake: Lake, shop: Shop) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    shop.write_orders("a.csv", 10)
+    shop.write_orders("b.csv", 10, first=10)
+
+    with ThreadPoolExecutor(6) as pool:
+        reports = [*pool.map(lambda _: ingest(lake, shop.source), range(6))]
+
+    assert sum(report.rows_read for report in reports) == 20
+    assert Table(lake, "shop/orders_raw").snapshot().rows == 20
+    assert read_ledger(lake, shop.source).height == 2
