@@ -46,7 +46,7 @@ def made_rows(count: int, first: int) -> pl.DataFrame:
     rng = np.random.default_rng([7, first])
     number = np.arange(first, first + count)
     product = rng.integers(0, 4000, count)
-    when = np.datetime64("2011-01-01T08:00:00") + number.astype("timedelta64[s]")
+    when = np.datetime64("2011-01-01T08:00:00", "ms") + 1000 * number
     customer = rng.integers(12_000, 18_300, count)
     return pl.DataFrame(
         {

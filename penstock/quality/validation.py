@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -163,8 +164,16 @@ class _Batch:
             Stager(lake, contract.table, table.schema) as good,
             Stager(lake, rejects.table.name, rejects.schema) as bad,
         ):
-            for raw in self._raw_frames():
-                self._split(raw, good, bad)
+            # Rows are written while the next ones are evaluated.
+            with ThreadPoolExecutor(1, thread_name_prefix="penstock-validate") as writer:
+                written: Future[None] | None = None
+                for raw in self._raw_frames():
+                    split = self._split(raw)
+                    if written is not None:
+                        written.result()
+                    written = writer.submit(_write, split, good, bad) if split else None
+                if written is not None:
+                    written.result()
             self._check(good.rows, bad.rows)
             replaced = self.files.filter(pl.col("replaces"))["file"].to_list()
             rejects_out, rejects_gone = rewrite_without(rejects, "_source_file", replaced)
@@ -200,10 +209,10 @@ class _Batch:
             )
             yield from rows.collect_batches(chunk_size=PASS_ROWS, maintain_order=True)
 
-    def _split(self, raw: pl.DataFrame, good: Stager, bad: Stager) -> None:
-        """Evaluate everything on the rows, and stage each row as accepted or rejected."""
+    def _split(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame] | None:
+        """Evaluate everything on the rows: those accepted, and those rejected with the reasons."""
         if raw.is_empty():
-            return
+            return None
         columns = self.contract.columns
         frame = raw.select(
             *(typed(column) for column in columns),
@@ -240,15 +249,15 @@ class _Batch:
         is_rejected = pl.any_horizontal(*(when for when, _ in ways))
         accepted = marked.filter(~is_rejected)
         rejected = _with_reasons(marked.filter(is_rejected), ways)
-        good.write(accepted.select(good_columns(self.contract)).to_arrow())
-        raw_values = [pl.col(f"raw:{c.name}").alias(c.raw_name) for c in columns]
-        rest = ["_rescued", "_reasons", *_PROVENANCE]
-        if rejected.height:
-            bad.write(rejected.select(*raw_values, *rest).to_arrow())
         _count(self.accepted, accepted["_source_file"])
         _count(self.rejected, rejected["_source_file"])
         names = rejected["_reasons"].explode().struct.field("expectation")
         _count(self.reasons, names)
+        raw_values = [pl.col(f"raw:{c.name}").alias(c.raw_name) for c in columns]
+        return (
+            accepted.select(good_columns(self.contract)),
+            rejected.select(*raw_values, "_rescued", "_reasons", *_PROVENANCE),
+        )
 
     def _ways(self, rules: list[Result]) -> list[tuple[pl.Expr, pl.Expr]]:
         """Each way for a row to be rejected: whether it is, and the reason."""
@@ -391,6 +400,12 @@ def _any_uncast(expectation: Expectation) -> pl.Expr:
 def _reason(expectation: str, column: str, observed: pl.Expr) -> pl.Expr:
     parts = [pl.lit(expectation).alias("expectation"), pl.lit(column).alias("column")]
     return pl.struct(*parts, observed.alias("observed"), schema=_REASON)
+
+
+def _write(split: tuple[pl.DataFrame, pl.DataFrame], good: Stager, bad: Stager) -> None:
+    for rows, stager in zip(split, (good, bad), strict=True):
+        if rows.height:
+            stager.write(rows.to_arrow())
 
 
 def _with_reasons(rejected: pl.DataFrame, ways: list[tuple[pl.Expr, pl.Expr]]) -> pl.DataFrame:

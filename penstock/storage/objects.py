@@ -5,7 +5,6 @@ Every failure comes out as a `StorageError` that names the URI and the key.
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -159,6 +158,8 @@ class ObjectStore:
     async def get_range_async(self, key: str, start: int, length_bytes: int) -> Buffer:
         """`get_range` for an event loop; asked once, without retries."""
         if (helper := self._helper) is not None:
+            import asyncio
+
             return await asyncio.wrap_future(helper.call("get_range", key, start, length_bytes))
         with translated(self.uri, key):
             got = await obstore.get_range_async(

@@ -6,7 +6,6 @@ A listing is a table and not a list of objects, so that a million files cost sec
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import stat
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 from urllib.parse import urlsplit
 
-import fsspec
 import obstore
 import polars as pl
 
@@ -223,9 +221,13 @@ class _Objects:
         return FileState(found["size"], _object_tag(found))
 
     def fetch(self, paths: Sequence[str]) -> Iterator[Fetched | OSError]:
+        import asyncio
+
         yield from asyncio.run(self._fetched(paths))
 
     async def _fetched(self, paths: Sequence[str]) -> list[Fetched | OSError]:
+        import asyncio
+
         gate = asyncio.Semaphore(_IN_FLIGHT)
 
         async def one(path: str) -> Fetched | OSError:
@@ -271,6 +273,8 @@ class _Anywhere:
     """A folder that fsspec reaches."""
 
     def __init__(self, uri: str, options: dict[str, Any]) -> None:
+        import fsspec  # 0.05 s that a folder on disk doesn't need
+
         settings = _s3_settings(uri, options) if uri.startswith(("s3:", "s3a:")) else options
         try:
             self._fs, self._root = fsspec.core.url_to_fs(uri, **settings)

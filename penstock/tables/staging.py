@@ -132,7 +132,11 @@ class _OpenFile:
         self._partition = partition
         self._key, self._objects = f"{folder}/{self._path}", lake.objects
         self._sink = self._objects.open_writer(self._key)
-        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
+        # To try a dictionary on numbers takes as long as all else, and zstd packs them as well.
+        texts = [field.name for field in schema if _is_text(field.type)]
+        self._writer = pq.ParquetWriter(
+            self._sink, schema, compression="zstd", use_dictionary=texts
+        )
         self._statistics = _Statistics(schema)
         self.written_bytes = 0
 
@@ -192,6 +196,10 @@ def statistics_json(
     high = {name: _bound(v, upper=True) for name, v in highest.items() if v is not None}
     counts = {"numRecords": rows, "nullCount": dict(nulls)}
     return json.dumps({**counts, "minValues": low, "maxValues": high})
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
 
 
 def _is_ordered(kind: pa.DataType) -> bool:

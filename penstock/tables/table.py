@@ -15,12 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, unquote
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as pads
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
@@ -28,6 +27,9 @@ from penstock.errors import CommitConflict, LakeError, StorageError, TableNotFou
 from penstock.lake import Lake, table_key
 from penstock.tables.log import Entry, path_of, put_entry
 from penstock.tables.staging import StagedFile, discard, statistics_json
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 log = logging.getLogger(__name__)
 
