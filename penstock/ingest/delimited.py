@@ -171,8 +171,10 @@ def parse(source: Source, header: Header, pieces: Sequence[bytes | memoryview]) 
         raise Unmarked
     at = at[~is_mark]
     piece, bad_piece = (np.searchsorted(marks, rows) - 1 for rows in (at, bad))
+    # Of one piece, marks are the first row and the last: no need to copy what is between.
+    rows = table[1:-1] if len(pieces) == 1 else table.filter(pa.array(~is_mark))
     return Rows(
-        table.filter(pa.array(~is_mark)),
+        rows,
         piece,
         at - marks[piece],
         malformed,

@@ -133,7 +133,9 @@ def failed(file: PlannedFile, error: UnreadableFile) -> FileResult:
 
 def with_file(table: pa.Table, path: str) -> pa.Table:
     """A table of one file's rows with its `_source_file`."""
-    return table.append_column("_source_file", pa.repeat(path, len(table)))
+    zeros = pa.array(np.zeros(len(table), np.int32))
+    named = pa.DictionaryArray.from_arrays(zeros, pa.array([path], pa.string()))
+    return table.append_column("_source_file", named)
 
 
 def _new_content(file: PlannedFile, got: Fetched | OSError) -> str | FileResult:
@@ -249,10 +251,11 @@ def _tables(source: Source, found: Rows, paths: Sequence[str]) -> Iterator[pa.Ta
     names = pa.array(paths, pa.string())
     table = _shaped(source, found.table, pa.array(found.number))
     path = pa.DictionaryArray.from_arrays(pa.array(found.piece.astype(np.int32)), names)
-    table = table.append_column("_source_file", path.cast(pa.string()))
+    table = table.append_column("_source_file", path)
     if found.malformed:
         bad = _malformed(source, found)
-        path = names.take(pa.array(found.malformed_piece))
+        pieces = pa.array(found.malformed_piece.astype(np.int32))
+        path = pa.DictionaryArray.from_arrays(pieces, names)
         bad = bad.append_column("_source_file", path)
         table = pa.concat_tables([table, bad])
         if len(paths) > 1:  # a file's rows lie one after the other

@@ -15,7 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -41,7 +41,7 @@ from penstock.lake import Lake
 from penstock.storage.sources import SourceFolder, without_credentials
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
 from penstock.tables.rewrite import rewrite_without
-from penstock.tables.staging import discard
+from penstock.tables.staging import FILE_BYTES, discard
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ TASK_BYTES = 16 << 20
 _TASK_FILES = 4000
 _ATTEMPTS = 8
 _WORKERS = min(8, (os.cpu_count() or 1) + 1)
+_WRITERS = min(8, os.cpu_count() or 1)
+"""Parquet files of one large file that are written at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +274,13 @@ def _tasks(source: Source, files: Sequence[PlannedFile]) -> Iterator[list[Planne
         yield task
 
 
+def _wait_for_one(written: list[Future[list[StagedFile]]]) -> None:
+    """Wait until fewer than `_WRITERS` are at it."""
+    left = [future for future in written if not future.done()]
+    if len(left) >= _WRITERS:
+        wait(left, return_when=FIRST_COMPLETED)
+
+
 class _Worker:
     """A thread's share of a batch: tasks taken one after the other, staged into its own files."""
 
@@ -319,22 +328,39 @@ class _Worker:
 
     def _large(self, file: PlannedFile) -> None:
         """A damaged file shows it only at its end, so its rows go into Parquet files of their own,
-        which are deleted then.
+        which are deleted then. Several are written at a time.
         """
-        alone = Stager(self._lake, self._source.table, self._schema)
-        try:
-            for found in read_large(self._source, self._folder, file):
-                if isinstance(found, FileResult):
-                    self.results.append(found)
-                else:
-                    alone.write(self._complete(found))
-            self.staged += alone.finish()
-        except UnreadableFile as error:
-            alone.abandon()
-            self.results.append(failed(file, error))
-        except BaseException:
-            alone.abandon()
-            raise
+        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="penstock-write") as pool:
+            written: list[Future[list[StagedFile]]] = []
+            result: FileResult | None = None
+            try:
+                held = list[pa.Table]()
+                for found in read_large(self._source, self._folder, file):
+                    if isinstance(found, FileResult):
+                        result = found
+                        continue
+                    held.append(found)
+                    if sum(table.nbytes for table in held) >= FILE_BYTES:
+                        _wait_for_one(written)
+                        written.append(pool.submit(self._write, held))
+                        held = []
+                written.append(pool.submit(self._write, held))
+                self.staged += [file for future in written for file in future.result()]
+            except BaseException as error:
+                for future in written:
+                    if future.exception() is None:
+                        discard(self._lake, self._shared.folder, future.result())
+                if not isinstance(error, UnreadableFile):
+                    raise
+                result = failed(file, error)
+        assert result is not None
+        self.results.append(result)
+
+    def _write(self, tables: list[pa.Table]) -> list[StagedFile]:
+        with Stager(self._lake, self._source.table, self._schema, file_bytes=1 << 62) as stager:
+            while tables:  # each is given up once it is written
+                stager.write(self._complete(tables.pop(0)))
+            return stager.finish()
 
     def _complete(self, table: pa.Table) -> pa.Table:
         rows, plan = len(table), self._plan

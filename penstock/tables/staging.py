@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock.lake import Lake, table_key
@@ -21,6 +21,9 @@ from penstock.lake import Lake, table_key
 FILE_BYTES = 128 << 20
 """Arrow bytes after which a new Parquet file is begun."""
 ROW_GROUP_ROWS = 1 << 17
+SOURCE_FILE = "_source_file"
+_NAMED = pa.dictionary(pa.int32(), pa.string())
+"""How source files' names are written: each once, and a number a row."""
 _LONGEST_BOUND = 64
 """Characters of a string kept as a file's minimum or maximum."""
 
@@ -61,9 +64,12 @@ class Stager:
         file_bytes: int = FILE_BYTES,
         counts_stored: bool = False,
     ) -> None:
-        self._lake, self._folder = lake, table_key(name)
+        self._lake, self.folder = lake, table_key(name)
         self._partition = dict(partition or {})
         self._schema = pa.schema([f for f in schema if f.name not in self._partition])
+        self._cast = pa.schema(
+            [f.with_type(_NAMED) if f.name == SOURCE_FILE else f for f in self._schema]
+        )
         self._file_bytes, self._counts_stored = file_bytes, counts_stored
         self._files: list[StagedFile] = []
         self._id = uuid.uuid4().hex
@@ -87,16 +93,14 @@ class Stager:
             table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type)
             for f in self._schema
         ]
-        table = pa.table(columns, names=self._schema.names).cast(self._schema)
+        table = pa.table(columns, names=self._schema.names).cast(self._cast)
         if self._open is not None and self._open.size(self._counts_stored) >= self._file_bytes:
             self._roll()
         for start in range(0, table.num_rows, ROW_GROUP_ROWS):
             piece = table.slice(start, ROW_GROUP_ROWS)
             if self._open is None:
                 name = f"part-{self._id}-{len(self._files):04d}.parquet"
-                self._open = _OpenFile(
-                    self._lake, self._folder, name, self._schema, self._partition
-                )
+                self._open = _OpenFile(self._lake, self.folder, name, self._cast, self._partition)
             self._open.write(piece)
             self.rows += piece.num_rows
 
@@ -109,7 +113,7 @@ class Stager:
         """Delete everything staged here."""
         with contextlib.suppress(Exception):  # a half-open upload may fail to close; it goes anyway
             self._roll()
-        discard(self._lake, self._folder, self._files)
+        discard(self._lake, self.folder, self._files)
         self._files = []
 
     def _roll(self) -> None:
@@ -133,16 +137,21 @@ class _OpenFile:
         self._key, self._objects = f"{folder}/{self._path}", lake.objects
         self._sink = self._objects.open_writer(self._key)
         # To try a dictionary on numbers takes as long as all else, and zstd packs them as well.
-        texts = [field.name for field in schema if _is_text(field.type)]
+        texts: Any = [field.name for field in schema if _is_text(field.type)]
+        self._metadata: list[Any] = []
+        self._schema = schema
         self._writer = pq.ParquetWriter(
-            self._sink, schema, compression="zstd", use_dictionary=texts
+            self._sink,
+            self._schema,
+            compression="zstd",
+            use_dictionary=texts,
+            store_schema=False,  # what is a dictionary here is text to readers
+            metadata_collector=self._metadata,
         )
-        self._statistics = _Statistics(schema)
         self.written_bytes = 0
 
     def write(self, table: pa.Table) -> None:
         self._writer.write_table(table)
-        self._statistics.add(table)
         self.written_bytes += table.nbytes
 
     def size(self, counts_stored: bool) -> int:
@@ -151,51 +160,51 @@ class _OpenFile:
     def close(self) -> StagedFile:
         self._writer.close()
         self._sink.close()
+        (written,) = self._metadata
         return StagedFile(
             path=self._path,
             size_bytes=self._sink.written_bytes,
-            rows=self._statistics.rows,
+            rows=written.num_rows,
             partition=self._partition,
-            statistics=self._statistics.to_json(),
+            statistics=_statistics(written, self._schema),
             modified_ms=int(time.time() * 1000),
         )
 
 
-@dataclass
-class _Statistics:
-    """Row count, and each column's nulls, minimum and maximum, over the batches of one file."""
-
-    schema: pa.Schema
-    rows: int = 0
-    nulls: dict[str, int] = field(default_factory=dict)
-    lowest: dict[str, Any] = field(default_factory=dict)
-    highest: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, table: pa.Table) -> None:
-        self.rows += table.num_rows
-        for column in self.schema:
-            values = table.column(column.name)
-            self.nulls[column.name] = self.nulls.get(column.name, 0) + values.null_count
-            if not _is_ordered(column.type):
-                continue
-            bounds = pc.call_function("min_max", [values])
-            low, high = bounds["min"].as_py(), bounds["max"].as_py()
-            if low is not None:
-                self.lowest[column.name] = min(low, self.lowest.get(column.name, low))
-                self.highest[column.name] = max(high, self.highest.get(column.name, high))
-
-    def to_json(self) -> str:
-        return statistics_json(self.rows, self.nulls, self.lowest, self.highest)
+def _statistics(written: Any, schema: pa.Schema) -> str:
+    """Row count, and each column's nulls, minimum and maximum, as the Parquet writer found them."""
+    nulls, lowest, highest = dict[str, int](), dict[str, Any](), dict[str, Any]()
+    names = [written.schema.column(place).path for place in range(written.num_columns)]
+    for place, name in enumerate(names):
+        if name not in schema.names:
+            continue  # a leaf of a nested column
+        groups = [written.row_group(number) for number in range(written.num_row_groups)]
+        found = [(group.num_rows, group.column(place).statistics) for group in groups]
+        if any(each is None or not each.has_null_count for _, each in found):
+            continue
+        nulls[name] = sum(each.null_count for _, each in found)
+        # Of a value of some kB the writer keeps no bound; then there is none for the file.
+        having = [each for rows, each in found if each.null_count < rows]
+        kind = schema.field(name).type
+        if having and _is_ordered(kind) and all(each.has_min_max for each in having):
+            lowest[name] = min(each.min for each in having)
+            highest[name] = max(each.max for each in having)
+    return statistics_json(written.num_rows, nulls, lowest, highest)
 
 
 def statistics_json(
     rows: int, nulls: Mapping[str, Any], lowest: Mapping[str, Any], highest: Mapping[str, Any]
 ) -> str:
     """A file's statistics as Delta's log has them."""
-    low = {name: _bound(v, upper=False) for name, v in lowest.items() if v is not None}
-    high = {name: _bound(v, upper=True) for name, v in highest.items() if v is not None}
+    low = {name: _bound(v, upper=False) for name, v in lowest.items() if _is_bound(v)}
+    high = {name: _bound(v, upper=True) for name, v in highest.items() if _is_bound(v)}
     counts = {"numRecords": rows, "nullCount": dict(nulls)}
     return json.dumps({**counts, "minValues": low, "maxValues": high})
+
+
+def _is_bound(value: Any) -> bool:
+    """Whether it can be written down; infinity can't, in JSON."""
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -207,6 +216,7 @@ def _is_ordered(kind: pa.DataType) -> bool:
         pa.types.is_integer,
         pa.types.is_floating,
         pa.types.is_string,
+        pa.types.is_dictionary,
         pa.types.is_timestamp,
         pa.types.is_date,
     )
