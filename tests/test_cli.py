@@ -177,3 +177,14 @@ def test_upkeep_leaves_what_datasets_were_made_from(place: Path) -> None:
     pinned = vacuumed["versions_kept"][-1]
     at = as_json(place, "sql", f"select count(*) n from retail.sales@v{pinned}")
     assert at[0]["n"] == before[0]["n"]
+
+
+def test_a_tables_columns_and_their_history(place: Path) -> None:
+    columns = as_json(place, "schema", "retail/sales")
+    history = as_json(place, "schema", "retail/sales", "--history")
+
+    assert {"customer_id", "_source_file"} <= {column["column"] for column in columns}
+    assert next(c for c in columns if c["column"] == "unit_price")["unit"] == "GBP"
+    assert history[0]["version"] == 0
+    assert "quantity integer" in history[0]["added"]
+    assert "quantity integer" in run(place, "schema", "retail/sales", "--history").stdout

@@ -173,6 +173,50 @@ def restore(lake: Lake, table: str, version: str, as_json: bool) -> None:
     _print_one({"table": table, "restored": number, "version": now.version}, as_json)
 
 
+@click.command()
+@click.argument("table")
+@click.option("--history", is_flag=True, help="Every version that changed the columns.")
+@common
+def schema(lake: Lake, table: str, history: bool, as_json: bool) -> None:
+    """A table's columns, or what they were when.
+
+    \b
+    Examples:
+      penstock schema retail/sales
+      penstock schema retail/sales_raw --history
+    """
+    from penstock.tables import Table, schema_history
+
+    found = Table(lake, table)
+    if not history:
+        rows = [
+            {"column": f.name, "type": str(f.type), **_notes(f)} for f in found.snapshot().schema
+        ]
+        print_rows(rows, as_json)
+        return
+    changes = schema_history(found)
+    rows = [
+        {
+            "version": change.version,
+            "at": change.at.isoformat(timespec="seconds"),
+            "added": list(change.added) if as_json else ", ".join(change.added),
+            "removed": list(change.removed) if as_json else ", ".join(change.removed),
+            "changed": list(change.changed) if as_json else ", ".join(change.changed),
+        }
+        for change in changes
+    ]
+    print_rows(rows, as_json)
+
+
+def _notes(field: Any) -> dict[str, str]:
+    said = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+    return {
+        "unit": said.get("unit", ""),
+        "personal": said.get("personal", ""),
+        "description": said.get("comment", ""),
+    }
+
+
 def _print_one(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         echo_json(facts)
@@ -180,4 +224,4 @@ def _print_one(facts: dict[str, Any], as_json: bool) -> None:
         print_facts(facts)
 
 
-COMMANDS = (sql, optimize, vacuum, upkeep, tag, restore)
+COMMANDS = (sql, optimize, vacuum, upkeep, tag, restore, schema)

@@ -64,9 +64,9 @@ class Contract:
     expectations: tuple[Expectation, ...] = ()
     description: str = ""
     owner: str = ""
-    unknown_columns: Literal["rescue", "fail"] = "rescue"
-    """Columns of raw files that the contract doesn't know: kept as JSON in `_rescued`, or the
-    file is refused."""
+    unknown_columns: Literal["rescue", "add", "fail"] = "rescue"
+    """Columns of raw files that the contract doesn't know: kept as JSON in `_rescued`, added to the
+    bronze table as text, or the file is refused."""
 
     def __post_init__(self) -> None:
         checked_name(self.table)

@@ -11,6 +11,7 @@ import codecs
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,10 @@ SMALL_BYTES = 8 << 20
 _PLAIN_BYTES = 64 << 20
 """Up to which a compressed small file may unfold in memory; past that it is read as a large one."""
 _LINES_BYTES = 8 << 20
+_MOST_ADDED = 500
+"""Columns that one file adds to a table; more are kept as JSON."""
+_ADDABLE = re.compile(r"[^ ,;{}()\n\t=\0]+")
+"""Names that a Delta table takes."""
 _HEAD_BYTES = 1 << 16
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _UTF8 = ("utf8", "utf-8", "u8", "utf_8", "utf-8-sig", "ascii")
@@ -213,7 +218,7 @@ def _whole(
             return
         tables = [*_READERS[source.format_of(file.path) or "csv"](source, io.BytesIO(plain), file)]
     if tables:
-        yield pa.concat_tables(tables)
+        yield pa.concat_tables(tables, promote_options="default")
     rows = sum(table.num_rows for table in tables)
     yield FileResult(file, "loaded", rows, checksum=checksum)
 
@@ -257,7 +262,7 @@ def _tables(source: Source, found: Rows, paths: Sequence[str]) -> Iterator[pa.Ta
         pieces = pa.array(found.malformed_piece.astype(np.int32))
         path = pa.DictionaryArray.from_arrays(pieces, names)
         bad = bad.append_column("_source_file", path)
-        table = pa.concat_tables([table, bad])
+        table = pa.concat_tables([table, bad], promote_options="default")
         if len(paths) > 1:  # a file's rows lie one after the other
             places = pa.array(np.concatenate([found.piece, found.malformed_piece]))
             order = np.argsort(places.to_numpy(), kind="stable")
@@ -422,10 +427,10 @@ def _json(source: Source, stream: IO[bytes], file: PlannedFile) -> Iterator[pa.T
 
 def _objects(connection: Any, source: Source, lines: pa.Table, path: str) -> pa.Table:
     """Rows of JSON objects, a text each: the contract's keys, and what else there is."""
-    names = source.contract.raw_names
+    connection.register("lines", lines)
+    names = [*source.contract.raw_names, *_addable(source, _keys(connection, source))]
     picked = ", ".join(f"doc ->> {_path(name)} AS {_quoted(name)}" for name in names)
     known = json.dumps(dict.fromkeys(names)).replace("'", "''")
-    connection.register("lines", lines)
     rows = connection.sql(f"""
         SELECT {picked}, CASE WHEN doc IS NULL THEN line
                     WHEN rest <> '{{}}' THEN rest END AS _rescued,
@@ -441,6 +446,17 @@ def _objects(connection: Any, source: Source, lines: pa.Table, path: str) -> pa.
         if len(unknown):
             raise UnreadableFile(f"{path}: keys not in the contract: {unknown[0]}")
     return with_file(rows, path)
+
+
+def _keys(connection: Any, source: Source) -> list[str]:
+    """The keys of the objects in `lines`, where new ones become columns."""
+    if source.contract.unknown_columns != "add":
+        return []
+    found = connection.sql(
+        "SELECT DISTINCT unnest(json_keys(line)) AS key FROM lines "
+        "WHERE json_valid(line) AND json_type(line) = 'OBJECT' ORDER BY key"
+    ).fetchall()
+    return [key for (key,) in found if key not in source.contract.raw_names]
 
 
 def _lines(stream: IO[bytes], path: str) -> Iterator[pa.Table]:
@@ -549,14 +565,29 @@ def _shaped(source: Source, table: pa.Table, rows: pa.Array) -> pa.Table:
         for name in known
     }
     extra = [name for name in table.column_names if name not in set(known)]
+    if extra and source.contract.unknown_columns == "fail":
+        raise UnreadableFile(f"columns not in the contract: {', '.join(extra)[:1000]}")
+    added = _addable(source, extra)
+    columns |= {name: table[name].cast(pa.string()) for name in added}
     rescued: Any = empty
-    if extra:
-        if source.contract.unknown_columns == "fail":
-            raise UnreadableFile(f"columns not in the contract: {', '.join(extra)[:1000]}")
-        frame = pl.DataFrame(pl.from_arrow(table.select(extra)))
+    if left := [name for name in extra if name not in set(added)]:
+        frame = pl.DataFrame(pl.from_arrow(table.select(left)))
         text = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series()
         rescued = text.to_arrow().cast(pa.string())
     return pa.table({**columns, "_rescued": rescued, "_error": empty, "_source_row": rows})
+
+
+def _addable(source: Source, names: Sequence[str]) -> list[str]:
+    """Of columns that the contract doesn't know, those that become columns of the table."""
+    if source.contract.unknown_columns != "add":
+        return []
+    taken = {name.lower() for name in raw_schema(source).names}
+    added = list[str]()
+    for name in names:
+        if _ADDABLE.fullmatch(name) and name.lower() not in taken and not name.startswith("_"):
+            taken.add(name.lower())
+            added.append(name)
+    return added[:_MOST_ADDED]
 
 
 def _malformed(source: Source, found: Rows) -> pa.Table:

@@ -193,9 +193,12 @@ def _report(
 def _run_batch(
     lake: Lake, source: Source, bronze: Snapshot, plan: Plan, clock: _Clock
 ) -> list[FileResult]:
-    staged, results = _read_all(lake, source, plan)
+    staged, results, added = _read_all(lake, source, plan)
     clock.lap("reading")
     try:
+        if added:
+            log.info("%s batch %d: new columns %s", source.table, plan.batch, ", ".join(added))
+            bronze = bronze.table.create(_with_columns(bronze.schema, added))
         replaced = [result.file.path for result in results if result.replaces]
         kept, removes = rewrite_without(bronze, "_source_file", replaced)
         staged += kept
@@ -229,8 +232,10 @@ def _counts(results: Sequence[FileResult]) -> dict[str, Any]:
     }
 
 
-def _read_all(lake: Lake, source: Source, plan: Plan) -> tuple[list[StagedFile], list[FileResult]]:
-    """Every file of the plan read and staged, and its result, in the plan's order."""
+def _read_all(
+    lake: Lake, source: Source, plan: Plan
+) -> tuple[list[StagedFile], list[FileResult], list[str]]:
+    """Every file of the plan read and staged, its result, in the plan's order, and new columns."""
     folder = source.folder()
     results = [_without_reading(file) for file in plan.files]
     known = [result for result in results if result is not None]
@@ -248,7 +253,15 @@ def _read_all(lake: Lake, source: Source, plan: Plan) -> tuple[list[StagedFile],
         staged += worker.staged
         known += worker.results
     place = {file.path: number for number, file in enumerate(plan.files)}
-    return staged, sorted(known, key=lambda result: place[result.file.path])
+    added = sorted({name for worker in workers for name in worker.added})
+    return staged, sorted(known, key=lambda result: place[result.file.path]), added
+
+
+def _with_columns(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """A schema and text columns that it lacks."""
+    known = {name.lower() for name in schema.names}
+    new = [pa.field(name, pa.string()) for name in names if name.lower() not in known]
+    return pa.schema([*schema, *new])
 
 
 def _without_reading(file: PlannedFile) -> FileResult | None:
@@ -287,7 +300,10 @@ class _Worker:
     def __init__(self, lake: Lake, source: Source, folder: SourceFolder, plan: Plan) -> None:
         self._lake, self._source, self._folder, self._plan = lake, source, folder, plan
         self._schema = raw_schema(source)
-        self._shared = Stager(lake, source.table, self._schema)
+        self._key = Table(lake, source.table).key
+        self._shared: dict[pa.Schema, Stager] = {}
+        """By schema: files with columns that others lack lie in Parquet files of their own."""
+        self.added = set[str]()
         self.staged: list[StagedFile] = []
         self.results: list[FileResult] = []
 
@@ -306,15 +322,16 @@ class _Worker:
                     self._large(files[0])
                 else:
                     self._small(files)
-            self.staged += self._shared.finish()
+            self.staged += [file for stager in self._shared.values() for file in stager.finish()]
         except BaseException:
             tasks.clear()  # nobody needs the rest
             raise
 
     def abandon(self) -> None:
         """Delete what was staged."""
-        self._shared.abandon()
-        discard(self._lake, Table(self._lake, self._source.table).key, self.staged)
+        for stager in self._shared.values():
+            stager.abandon()
+        discard(self._lake, self._key, self.staged)
 
     def _small(self, files: Sequence[PlannedFile]) -> None:
         for found in read_small(self._source, self._folder, files):
@@ -324,7 +341,7 @@ class _Worker:
                 case TooLarge():
                     self._large(found.file)
                 case _:  # in one call, so that each file's rows lie in one Parquet file
-                    self._shared.write(self._complete(found))
+                    self._stager(found).write(self._complete(found))
 
     def _large(self, file: PlannedFile) -> None:
         """A damaged file shows it only at its end, so its rows go into Parquet files of their own,
@@ -349,7 +366,7 @@ class _Worker:
             except BaseException as error:
                 for future in written:
                     if future.exception() is None:
-                        discard(self._lake, self._shared.folder, future.result())
+                        discard(self._lake, self._key, future.result())
                 if not isinstance(error, UnreadableFile):
                     raise
                 result = failed(file, error)
@@ -357,10 +374,24 @@ class _Worker:
         self.results.append(result)
 
     def _write(self, tables: list[pa.Table]) -> list[StagedFile]:
-        with Stager(self._lake, self._source.table, self._schema, file_bytes=1 << 62) as stager:
+        schema = self._schema_of(tables)
+        with Stager(self._lake, self._source.table, schema, file_bytes=1 << 62) as stager:
             while tables:  # each is given up once it is written
                 stager.write(self._complete(tables.pop(0)))
             return stager.finish()
+
+    def _stager(self, table: pa.Table) -> Stager:
+        schema = self._schema_of([table])
+        if schema not in self._shared:
+            self._shared[schema] = Stager(self._lake, self._source.table, schema)
+        return self._shared[schema]
+
+    def _schema_of(self, tables: Sequence[pa.Table]) -> pa.Schema:
+        """The bronze table's columns, and those that are new in these rows."""
+        named = dict.fromkeys(name for table in tables for name in table.column_names)
+        new = [name for name in named if name not in self._schema.names]
+        self.added.update(new)
+        return _with_columns(self._schema, new)
 
     def _complete(self, table: pa.Table) -> pa.Table:
         rows, plan = len(table), self._plan

@@ -3,13 +3,14 @@
     batches ─▶ staging.py: Parquet files that no commit names ─▶ table.py: one commit ─▶ readers
 
     writing.py   append, overwrite, replace_where, upsert, delete; rewrite.py
-    upkeep.py    optimize, vacuum, checkpoint, restore, clone; tags.py
+    upkeep.py    optimize, vacuum, checkpoint, restore, clone; tags.py; history.py
     sql.py       DuckDB over it
 
 A staged file does not exist for readers until a commit names it; whoever staged it and did not
 commit deletes it, and what a killed process left behind is part of no version.
 """
 
+from penstock.tables.history import SchemaChange, schema_history
 from penstock.tables.staging import StagedFile, Stager
 from penstock.tables.table import Snapshot, Table, Transaction
 from penstock.tables.tags import tag, tags, untag
@@ -17,6 +18,7 @@ from penstock.tables.upkeep import checkpoint, clone, optimize, restore, vacuum
 from penstock.tables.writing import Written, append, delete, overwrite, replace_where, upsert
 
 __all__ = [
+    "SchemaChange",
     "Snapshot",
     "StagedFile",
     "Stager",
@@ -31,6 +33,7 @@ __all__ = [
     "overwrite",
     "replace_where",
     "restore",
+    "schema_history",
     "tag",
     "tags",
     "untag",

@@ -41,6 +41,8 @@ class Entry:
     said: Mapping[str, str] = field(default_factory=dict[str, str])
     """Kept in the commit, for `history`."""
     changes_data: bool = True
+    metadata: Mapping[str, Any] | None = None
+    """The table's own, schema and all, where it changes."""
 
     def to_json(self) -> bytes:
         """The log file's lines."""
@@ -62,6 +64,8 @@ class Entry:
         if self.transaction:
             application, number = self.transaction
             yield {"txn": {"appId": application, "version": number, "lastUpdated": now_ms}}
+        if self.metadata:
+            yield {"metaData": dict(self.metadata)}
         for path, size_bytes, partition in self.removes:
             yield {
                 "remove": {
@@ -134,6 +138,8 @@ def _check(
     for action in other:
         if "protocol" in action:
             raise CommitConflict(f"{what}: version {version} changed the table's protocol")
+        if entry.metadata and "metaData" in action:
+            raise CommitConflict(f"{what}: version {version} changed the table's columns")
         if entry.transaction and action.get("txn", {}).get("appId") == entry.transaction[0]:
             raise CommitConflict(f"{what}: version {version} is another batch of it")
         removed = action.get("remove", {}).get("path")

@@ -135,7 +135,8 @@ class Table:
     ) -> Snapshot:
         """The table's newest version, after making the table, or adding columns that it lacks.
 
-        Columns that `schema` no longer has stay, and are null in new rows.
+        Columns that `schema` no longer has stay, and are null in new rows. One whose type widens
+        (int32, int64, float64; date, timestamp) has the table written anew.
 
         Raises
         ------
@@ -163,12 +164,17 @@ class Table:
     def _widened(self, found: Snapshot, schema: pa.Schema) -> Snapshot:
         known = {field.name: field.type for field in found.schema}
         missing = [field for field in schema if field.name not in known]
-        for field in schema:
-            if known.get(field.name, field.type) != field.type:
+        wider = [f for f in schema if known.get(f.name, f.type) != f.type]
+        for field in wider:
+            if not _widens(known[field.name], field.type):
                 raise LakeError(
                     f"{self.name}: column {field.name} is {known[field.name]} in the table and "
                     f"{field.type} in its definition; give the new one another name"
                 )
+        if wider:
+            from penstock.tables.writing import widen
+
+            found = widen(self, {field.name: field.type for field in wider})
         if not missing:
             return found
         try:
@@ -268,14 +274,25 @@ class Snapshot:
         return self.delta.to_pyarrow_dataset()
 
     def read(self, files: Iterable[StoredFile], columns: Sequence[str]) -> pl.LazyFrame:
-        """Some columns of some data files; none may be a partition column."""
+        """Some columns of some data files; none may be a partition column.
+
+        Files from before a column was added have nulls in it.
+        """
         paths = [f"{self.table.uri}/{file.path}" for file in files]
+        empty = pl.DataFrame(pl.from_arrow(self.schema.empty_table()))
         if not paths:
-            empty = pl.from_arrow(self.schema.empty_table().select(list(columns)))
-            assert isinstance(empty, pl.DataFrame)
-            return empty.lazy()
+            return empty.lazy().select(columns)
+        partitions = set(self.partition_columns)
+        schema = {name: kind for name, kind in empty.schema.items() if name not in partitions}
         options: Any = self.table.lake.storage_options or None
-        return pl.scan_parquet(paths, storage_options=options, glob=False).select(columns)
+        return pl.scan_parquet(
+            paths,
+            storage_options=options,
+            glob=False,
+            schema=schema,
+            missing_columns="insert",
+            hive_partitioning=False,
+        ).select(columns)
 
     def transaction(self, application: str) -> int:
         """The newest batch number that the application has committed; 0 before its first."""
@@ -303,6 +320,7 @@ class Snapshot:
         discards: bool = True,
         is_alone: bool = False,
         changes_data: bool = True,
+        schema: pa.Schema | None = None,
     ) -> Snapshot:
         """Add and remove data files in one version; the table as of it.
 
@@ -315,6 +333,7 @@ class Snapshot:
             commit the same ones.
         is_alone: whether it is refused if anything was committed since this version.
         changes_data: false where the same rows come and go, in other files.
+        schema: the table's from now on; by default it stays.
 
         Raises
         ------
@@ -347,6 +366,7 @@ class Snapshot:
                 "penstock.note": json.dumps(dict(note or {})),
             },
             changes_data=changes_data,
+            metadata=None if schema is None else self._metadata(schema),
         )
         what = f"{table.name}: {name or 'commit'}"
         try:
@@ -359,6 +379,20 @@ class Snapshot:
         if version % _CHECKPOINT_EVERY == 0:
             self._checkpoint(version)
         return table.snapshot(version)
+
+    def _metadata(self, schema: pa.Schema) -> dict[str, Any]:
+        """The table's metadata as the log has it, with another schema."""
+        now = self.delta.metadata()
+        return {
+            "id": str(now.id),
+            "name": now.name,
+            "description": now.description,
+            "format": {"provider": "parquet", "options": {}},
+            "schemaString": Schema.from_arrow(schema).to_json(),
+            "partitionColumns": list(now.partition_columns),
+            "createdTime": now.created_time,
+            "configuration": dict(now.configuration),
+        }
 
     def _check_writable(self) -> None:
         """Raise `LakeError` where the table asks of writers what isn't done here."""
@@ -403,6 +437,21 @@ class Snapshot:
 def as_stored(schema: pa.Schema) -> pa.Schema:
     """A schema with the types that a Delta table gives its columns."""
     return pa.schema(Schema.from_arrow(schema))
+
+
+_WIDER: dict[pa.DataType, tuple[pa.DataType, ...]] = {
+    pa.int8(): (pa.int16(), pa.int32(), pa.int64(), pa.float64()),
+    pa.int16(): (pa.int32(), pa.int64(), pa.float64()),
+    pa.int32(): (pa.int64(), pa.float64()),
+    pa.int64(): (pa.float64(),),
+    pa.float32(): (pa.float64(),),
+    pa.date32(): (pa.timestamp("us", "UTC"), pa.timestamp("us")),
+}
+
+
+def _widens(old: pa.DataType, new: pa.DataType) -> bool:
+    """Whether every value of the old type is one of the new."""
+    return new in _WIDER.get(old, ())
 
 
 def changed_files(

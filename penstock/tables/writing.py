@@ -127,6 +127,29 @@ def upsert(
     return rewriting.run("upsert", [], last=merge.inserted)
 
 
+def widen(table: Table, kinds: Mapping[str, pa.DataType]) -> Snapshot:
+    """Columns with wider types: every file written anew, in one commit with the new schema.
+
+    Raises
+    ------
+    LakeError: a value has no exact counterpart; nothing was changed.
+    """
+
+    def copy(snapshot: Snapshot, file: StoredFile) -> _Copy:
+        try:
+            rows = _rows(snapshot, file)
+            staged = _copied(snapshot, file, rows, _with_kinds(snapshot.schema, kinds))
+        except pa.ArrowInvalid as error:
+            raise LakeError(f"{table.name}: {file.path}: can't be widened: {error}") from error
+        return _Copy(staged, file.rows)
+
+    return _Rewriting(table, copy).run("widen", [], kinds=kinds).snapshot
+
+
+def _with_kinds(schema: pa.Schema, kinds: Mapping[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([f.with_type(kinds.get(f.name, f.type)) for f in schema])
+
+
 @dataclass(slots=True)
 class _Copy:
     """What became of one data file: untouched, or its other rows in new files."""
@@ -151,12 +174,14 @@ class _Rewriting:
         adds: list[StagedFile],
         *,
         inserted: int = 0,
+        kinds: Mapping[str, pa.DataType] | None = None,
         last: Callable[[Iterable[_Copy]], tuple[list[StagedFile], int, int]] | None = None,
     ) -> Written:
         """Copy what has to be and commit, again where another writer came first.
 
         Parameters
         ----------
+        kinds: types that columns have from now on, where they change.
         last: files to add once all copies are made, rows inserted and rows updated in them.
         """
         finishing = list[StagedFile]()
@@ -170,12 +195,20 @@ class _Rewriting:
                     finishing, inserted, updated = last(self._done.values())
                 copies = [file for copy in self._done.values() for file in copy.staged]
                 staged = [*adds, *copies, *finishing]
-                if not staged and not touched:
+                schema = _with_kinds(snapshot.schema, kinds) if kinds else None
+                if not staged and not touched and schema is None:
                     return Written(snapshot)
+                if schema is not None and schema == snapshot.schema:
+                    raise CommitConflict(f"{self._table.name}: another writer widened it")
                 is_unsure = True  # an error other than a conflict says nothing of the log
                 try:
                     done = snapshot.commit(
-                        staged, touched, application=application, discards=False, is_alone=True
+                        staged,
+                        touched,
+                        application=application,
+                        discards=False,
+                        is_alone=True,
+                        schema=schema,
                     )
                 except CommitConflict:
                     is_unsure = False
@@ -279,13 +312,15 @@ def _without(snapshot: Snapshot, file: StoredFile, matches: pl.Expr) -> _Copy:
     return _Copy(_copied(snapshot, file, rows.filter(~matches)), matched)
 
 
-def _copied(snapshot: Snapshot, file: StoredFile, rows: pl.LazyFrame) -> list[StagedFile]:
+def _copied(
+    snapshot: Snapshot, file: StoredFile, rows: pl.LazyFrame, schema: pa.Schema | None = None
+) -> list[StagedFile]:
     """A data file's remaining rows in a file of their own."""
     table = snapshot.table
     stager = Stager(
         table.lake,
         table.name,
-        snapshot.schema,
+        schema or snapshot.schema,
         partition=file.partition,
         file_bytes=1 << 62,
     )

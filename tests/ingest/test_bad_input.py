@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from penstock import Column, Contract, Lake, validate
-from penstock.errors import SourceError, StorageError
+from penstock.errors import LakeError, SourceError, StorageError
 from penstock.ingest import delimited as delimited_module
 from penstock.ingest import ingest
 from penstock.ingest import read as read_module
@@ -347,6 +347,27 @@ def test_a_column_added_to_the_contract_is_added_to_the_tables(shop: Shop) -> No
 
     rows = shop.rows("shop/orders").sort("order_id")
     assert rows["colour"].to_list() == [None, None, "red"]
+
+
+def test_a_kind_that_widens_in_the_contract_widens_in_the_table(shop: Shop) -> None:
+    shop.write("a.csv", order(1), order(2, units=2**40))
+    ingest(shop.lake, shop.source)
+    assert validate(shop.lake, shop.source).rows_rejected == 1
+    columns = tuple(
+        dataclasses.replace(column, kind="int64") if column.name == "units" else column
+        for column in ORDERS.columns
+    )
+    shop = shop.with_source(contract=Contract("shop/orders", columns, "at"))
+    shop.write("b.csv", order(3, units=2**40))
+
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+
+    rows = shop.rows("shop/orders").sort("order_id")
+    assert rows["units"].to_list() == [2, 2**40]
+    narrow = shop.with_source(contract=ORDERS)
+    with pytest.raises(LakeError, match="units is int64 in the table and int32"):
+        validate(narrow.lake, narrow.source)
 
 
 def test_a_folder_with_brackets_and_spaces_in_its_name(shop: Shop, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pyarrow import orc
 
 from penstock import validate
 from penstock.ingest import ingest
-from tests.conftest import Shop, utc
+from tests.conftest import ORDERS, Shop, order, utc
 
 _ROWS = pl.DataFrame(
     {
@@ -178,3 +179,31 @@ def test_a_large_parquet_file_comes_in_batches(shop: Shop, tmp_path: Path) -> No
     pq.write_table(table, shop.raw / "a.parquet")
 
     assert ingest(shop.lake, shop.source).rows_read == count
+
+
+@pytest.mark.parametrize("small_bytes", [1 << 20, 0])
+def test_new_columns_are_added_where_the_contract_says_so(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
+    monkeypatch.setattr("penstock.ingest.run.SMALL_BYTES", small_bytes)
+    shop = shop.with_source(contract=dataclasses.replace(ORDERS, unknown_columns="add"))
+    shop.write_orders("a.csv", 2)
+    ingest(shop.lake, shop.source)
+    header = "id,product,units,price,at,email"
+    shop.write("b.csv", order(5) + ",red,x,1,y", header=f"{header},colour,_batch,UNITS,a b\n")
+    shop.write("c.csv", order(6) + ",7", header=f"{header},size\n")
+    line = '{"id": "o7", "product": "a", "units": 1, "at": "2024-03-01", "size": {"x": 1}}'
+    (shop.raw / "d.jsonl").write_text(line + "\nbroken\n")
+
+    assert ingest(shop.lake, shop.source).failed == {}
+    run = validate(shop.lake, shop.source)
+
+    rows = shop.rows("shop/orders_raw").sort("_source_file", "_source_row")
+    assert rows["colour"].to_list() == [None, None, "red", None, None, None]
+    assert rows["size"].to_list() == [None, None, None, "7", '{"x":1}', None]
+    assert json.loads(rows["_rescued"][2]) == {"_batch": "x", "UNITS": "1", "a b": "y"}
+    assert (run.rows_accepted, run.rows_rejected) == (5, 1)
+    shop.write_orders("a.csv", 3)
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+    assert shop.rows("shop/orders").height == 6

@@ -23,6 +23,7 @@ from penstock.tables import (
     overwrite,
     replace_where,
     restore,
+    schema_history,
     upsert,
 )
 from penstock.tables import writing as writing_module
@@ -186,6 +187,11 @@ def test_a_column_that_is_not_there_or_of_another_type_is_refused(lake: Lake) ->
 
     rows = wider.snapshot.scan().collect().sort("id")
     assert rows["colour"].to_list() == [None, "red"]
+    upsert(table, pl.DataFrame({"id": [1], "colour": ["blue"]}), ["id"])
+    delete(table, "colour = 'green'")
+    optimize(table)
+    rows = table.snapshot().scan().collect().sort("id")
+    assert rows.select("id", "name", "colour").rows() == [(1, "a", "blue"), (2, None, "red")]
 
 
 def test_partitions_are_written_and_rewritten_apart(lake: Lake) -> None:
@@ -275,4 +281,46 @@ def test_a_write_that_is_killed_in_between_changes_nothing(
         upsert(table, _frame({3: ("b", 3)}), ["id"])
 
     assert _rows(table)[3] == ("a", 3)
+    assert len([*(Path(lake.uri) / table.key).glob("*.parquet")]) == 1
+
+
+def test_types_widen_in_one_commit_and_their_history_is_kept(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    first = pl.DataFrame({"id": [1, 2], "n": [1, None], "day": [date(2024, 3, 1), None]})
+    append(table, first.with_columns(pl.col("n").cast(pl.Int32)))
+    append(table, first.with_columns(pl.col("id") + 2, pl.col("n").cast(pl.Int32)))
+    wide = pa.schema(
+        [
+            ("id", pa.int64()),
+            ("n", pa.float64()),
+            ("day", pa.timestamp("us", "UTC")),
+            ("x", pa.string()),
+        ]
+    )
+
+    table.create(wide)
+    append(table, pl.DataFrame({"id": [9], "n": [0.5], "x": ["new"]}))
+
+    rows = table.snapshot().scan().collect().sort("id")
+    assert rows["n"].to_list() == [1.0, None, 1.0, None, 0.5]
+    assert rows["day"][0] == datetime(2024, 3, 1, tzinfo=UTC)
+    assert table.snapshot(2).scan().collect().schema["n"] == pl.Int32
+    changes = schema_history(table)
+    assert [change.changed for change in changes] == [
+        (),
+        ("n integer to double", "day date to timestamp"),
+        (),
+    ]
+    assert changes[-1].added == ("x string",)
+    with pytest.raises(LakeError, match="column x is string in the table and int64 in its"):
+        table.create(pa.schema([("x", pa.int64())]))
+
+
+def test_a_number_that_has_no_exact_counterpart_is_not_widened(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    append(table, pl.DataFrame({"id": [2**60 + 1]}))
+
+    with pytest.raises(LakeError, match="can't be widened"):
+        table.create(pa.schema([("id", pa.float64())]))
+    assert table.snapshot().scan().collect()["id"].to_list() == [2**60 + 1]
     assert len([*(Path(lake.uri) / table.key).glob("*.parquet")]) == 1
