@@ -115,7 +115,13 @@ def _bronze(domain: Domain) -> dg.AssetsDefinition:
             "rows_in": report.rows_read,
             "files": report.files_loaded,
             "source_bytes": report.bytes_read,
+            "files_unchanged": report.files_unchanged,
+            "files_removed": report.files_removed,
+            "files_failed": len(report.failed),
+            **{f"seconds_{stage}": spent for stage, spent in report.seconds.items()},
         }
+        if report.lag_seconds is not None:
+            counts["lag_seconds"] = round(report.lag_seconds, 1)
         return dg.MaterializeResult(
             metadata=table_metadata(snapshot, seconds=seconds, **counts),
             check_results=[_files_check(unread_files(read_ledger(opened, source)))],

@@ -14,7 +14,7 @@ from penstock.tables import Snapshot
 _PREVIEW_ROWS = 5
 
 
-def table_metadata(snapshot: Snapshot, *, seconds: float, **counts: int) -> dict[str, Any]:
+def table_metadata(snapshot: Snapshot, *, seconds: float, **counts: float) -> dict[str, Any]:
     """Rows, bytes, version, columns and a preview of a table.
 
     Personal columns are masked in the preview.

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import http.client
+import json
 import random
 import socket
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
+
+_ROOT = Path(__file__).parent.parent
+_SEEN = "/-/seen"
 
 _SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -55,13 +63,32 @@ class Faults:
 
 @contextmanager
 def proxied(endpoint: str, faults: Faults) -> Iterator[str]:
-    """The address of a proxy in front of `endpoint`."""
+    """The address of a proxy in front of `endpoint`, which is a process of its own: deltalake holds
+    the interpreter's lock while it waits for storage. `faults.seen` is filled in at the end.
+    """
+    shares = {name: getattr(faults, name) for name in ("seed", "busy", "cut", "lost", "skewed")}
+    command = [sys.executable, "-m", "tests.proxy", endpoint, json.dumps(shares)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=_ROOT) as process:
+        assert process.stdout is not None
+        address = f"http://127.0.0.1:{int(process.stdout.readline())}"
+        try:
+            yield address
+            with urllib.request.urlopen(address + _SEEN) as answer:
+                faults.seen.update(json.load(answer))
+        finally:
+            process.terminate()
+
+
+def _serve(endpoint: str, faults: Faults) -> None:
     backend = urlsplit(endpoint)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
+            if self.path == _SEEN:
+                self._answer(200, {}, json.dumps(faults.seen).encode())
+                return
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             fault = faults.draw()
             if fault == "busy":
@@ -127,10 +154,10 @@ def proxied(endpoint: str, faults: Faults) -> Iterator[str]:
             pass  # a client that hung up
 
     server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    sys.stdout.write(f"{server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], Faults(**json.loads(sys.argv[2])))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from pipelines.retail_sample import write_sample
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port, wait_for
 
 PENSTOCK = str(Path(sys.executable).parent / "penstock")
 
@@ -164,19 +166,22 @@ def test_sql_at_versions_and_tags(place: Path) -> None:
 
 
 def test_upkeep_leaves_what_datasets_were_made_from(place: Path) -> None:
-    before = as_json(place, "sql", "select count(*) n, sum(quantity) q from retail.sales")
-    optimized = as_json(place, "optimize", "retail/sales", "--z-order-by", "stock_code")
-    assert optimized["files_after"] == 1
+    counted = "select count(*) n, sum(quantity_sum_7d) q from retail.product_features"
+    columns = [column["column"] for column in as_json(place, "schema", "retail/product_features")]
+    counted = counted.replace("quantity_sum_7d", next(c for c in columns if c.startswith("units")))
+    (made_from,) = as_json(place, "sql", counted)
+    optimized = as_json(place, "optimize", "retail/product_features", "--sort-by", "stock_code")
+    assert optimized["version"] > 0
 
     tended = {row["table"]: row for row in as_json(place, "upkeep")}
-    vacuumed = as_json(place, "vacuum", "retail/sales", "--keep-hours", "0")
+    vacuumed = as_json(place, "vacuum", "retail/product_features", "--keep-hours", "0")
 
-    assert tended["retail/sales"]["problem"] == ""
-    assert vacuumed["versions_kept"]
-    assert as_json(place, "sql", "select count(*) n, sum(quantity) q from retail.sales") == before
-    pinned = vacuumed["versions_kept"][-1]
-    at = as_json(place, "sql", f"select count(*) n from retail.sales@v{pinned}")
-    assert at[0]["n"] == before[0]["n"]
+    assert tended["retail/product_features"]["problem"] == ""
+    (pinned,) = vacuumed["versions_kept"]
+    assert pinned < optimized["version"]
+    for at in ("", f"@v{pinned}"):
+        found = counted.replace("product_features", f"product_features{at}")
+        assert as_json(place, "sql", found) == [made_from]
 
 
 def test_a_tables_columns_and_their_history(place: Path) -> None:
@@ -188,3 +193,53 @@ def test_a_tables_columns_and_their_history(place: Path) -> None:
     assert history[0]["version"] == 0
     assert "quantity integer" in history[0]["added"]
     assert "quantity integer" in run(place, "schema", "retail/sales", "--history").stdout
+
+
+def test_batches_say_what_they_did(place: Path) -> None:
+    (batch,) = as_json(place, "batches", "retail/sales")
+
+    files = len([*(place / "raw").glob("*.csv")])
+    assert (batch["batch"], batch["loaded"], batch["failed"]) == (1, files - 1, 1)
+    assert batch["rows_read"] > 10_000
+    assert set(batch["seconds"]) == {"planning", "reading"}
+    assert batch["lag_seconds"] >= 0
+    assert "not read" in run(place, "batches", "retail/sales").stdout
+
+
+@pytest.mark.slow
+def test_a_watch_takes_files_as_they_come_and_counts_them(tmp_path: Path) -> None:
+    write_sample(tmp_path / "raw", rows=2_000, days=4)
+    *first, later = sorted((tmp_path / "raw").glob("*.csv"))
+    later.rename(tmp_path / "later.csv")
+    command = [PENSTOCK, "ingest", "retail/sales", "--raw", str(tmp_path / "raw"), "--watch"]
+    environment = {**os.environ, "PENSTOCK_LAKE": str(tmp_path / "lake"), "PYTHONUNBUFFERED": "1"}
+    port = free_port()
+    with subprocess.Popen(
+        [*command, "--every", "0.2", "--metrics-port", str(port)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        try:
+            wait_for(lambda: _metric(port, "loaded") == len(first), seconds=60)
+            (tmp_path / "later.csv").rename(later)
+            wait_for(lambda: _metric(port, "loaded") == len(first) + 1, seconds=60)
+        finally:
+            watching.send_signal(signal.SIGINT)
+        text = watching.communicate(timeout=30)[0]
+
+    assert watching.returncode == 0
+    assert f"batch 1: {len(first)} files" in text
+    assert "batch 2: 1 files" in text
+    assert text.endswith("the next run goes on where this one was\n")
+
+
+def _metric(port: int, kind: str) -> float:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return 0
+    start = f'penstock_ingest_files_total{{kind="{kind}",'
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(start))

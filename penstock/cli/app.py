@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from penstock._version import __version__
-from penstock.cli import tables
+from penstock.cli import ingesting, tables
 from penstock.cli.output import (
     Commands,
     common,
@@ -29,8 +29,6 @@ from penstock.cli.output import (
 from penstock.errors import DatasetNotFound, ProjectError, TableNotFound, did_you_mean
 from penstock.lake import Lake
 
-SOME_UNREAD = 3
-
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="penstock")
@@ -42,6 +40,7 @@ def main() -> None:
       penstock ls                          tables and datasets of the lake
       penstock show retail/sales           schema, rows, versions, last commits, preview
       penstock ingest retail/sales         bring new files in, each exactly once
+      penstock batches retail/sales        what each batch did
       penstock rejects retail/sales        why rows were rejected
       penstock publish retail/demand       freeze and publish a dataset
       penstock sql "select ..."            query tables, at any version
@@ -49,7 +48,7 @@ def main() -> None:
     """
 
 
-for _command in tables.COMMANDS:
+for _command in (*tables.COMMANDS, *ingesting.COMMANDS):
     main.add_command(_command)
 
 
@@ -177,65 +176,6 @@ def _show_dataset(lake: Lake, name: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("table")
-@click.option("--raw", help="The folder of raw files; by default the source's.")
-@click.option("--max-files", type=click.IntRange(min=1), help="Files a batch.")
-@click.option("--retry", is_flag=True, help="Also files that could not be read before.")
-@project_option
-@common
-def ingest(
-    lake: Lake,
-    table: str,
-    raw: str | None,
-    max_files: int | None,
-    retry: bool,
-    project: Path,
-    as_json: bool,
-) -> None:
-    """Bring new files in, exactly once each, and validate their rows.
-
-    Exits with 3 while there are files that could not be read; the others are in.
-
-    \b
-    Examples:
-      penstock ingest retail/sales
-      penstock ingest retail/sales --raw s3://bucket/raw/retail
-    """
-    from penstock.ingest import ingest as run_ingest
-    from penstock.ingest.ledger import read_ledger, unread_files
-
-    source = _source(project, table, raw)
-    report = run_ingest(lake, source, max_files=max_files, retry=retry)
-    unread = unread_files(read_ledger(lake, source))
-    validated = _validate(lake, source) if report.version is not None else {}
-    value = {
-        "table": report.table,
-        "batches": list(report.batches),
-        "files_loaded": report.files_loaded,
-        "files_unchanged": report.files_unchanged,
-        "files_removed": report.files_removed,
-        "rows_read": report.rows_read,
-        "bytes_read": report.bytes_read,
-        "version": report.version,
-        "seconds": report.seconds,
-        "lag_seconds": report.lag_seconds,
-        "unread": unread,
-        "validated": validated,
-    }
-    if as_json:
-        echo_json(value)
-    elif not report.batches:
-        console.print(f"{source.table}: nothing new in {source.uri}")
-    else:
-        print_facts({key: value[key] for key in list(value)[:8]} | validated)
-    if not as_json:
-        for error in unread.values():
-            click.echo(f"not read: {error}", err=True)
-    if unread:
-        sys.exit(SOME_UNREAD)
-
-
-@main.command()
-@click.argument("table")
 @project_option
 @common
 def validate(lake: Lake, table: str, project: Path, as_json: bool) -> None:
@@ -248,8 +188,8 @@ def validate(lake: Lake, table: str, project: Path, as_json: bool) -> None:
     """
     from penstock.quality.results import last_results
 
-    source = _source(project, table, None)
-    value = _validate(lake, source)
+    source = ingesting.source_of(project, table)
+    value = ingesting.validated(lake, source)
     last = last_results(lake, source.contract.table)
     if as_json:
         echo_json({**value, "results": last.get("results", [])})
@@ -389,28 +329,6 @@ def demo(raw: str | None, lake: str | None, project: Path) -> None:
     command += ["--lake", lake] if lake else []
     environment = {**os.environ, "AWS_EC2_METADATA_DISABLED": "true"}
     sys.exit(subprocess.run(command, cwd=project, env=environment, check=False).returncode)
-
-
-def _source(project: Path, table: str, raw: str | None) -> Any:
-    from dataclasses import replace
-
-    from penstock.project import Project
-
-    source = Project(project).source_of(table)
-    return source if raw is None else replace(source, uri=raw)
-
-
-def _validate(lake: Lake, source: Any) -> dict[str, Any]:
-    from penstock.quality import validate as run_validate
-
-    run = run_validate(lake, source)
-    return {
-        "validated_table": run.table,
-        "rows_accepted": run.rows_accepted,
-        "rows_rejected": run.rows_rejected,
-        "reasons": run.reasons,
-        "validated_version": run.version,
-    }
 
 
 def _column(field: Any) -> dict[str, Any]:

@@ -9,12 +9,14 @@ what it staged and goes on with the next batch.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -76,6 +78,17 @@ class IngestReport:
     """Age of the newest file, when its rows were committed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a batch is."""
+
+    batch: int
+    files_done: int
+    files: int
+    rows_read: int
+    bytes_read: int
+
+
 def ingest(
     lake: Lake,
     source: Source,
@@ -83,6 +96,7 @@ def ingest(
     max_files: int | None = None,
     max_batches: int | None = None,
     retry: bool = False,
+    progress: Callable[[Progress], None] | None = None,
 ) -> IngestReport:
     """Bring every new or changed file of the source into its bronze table, exactly once.
 
@@ -91,6 +105,7 @@ def ingest(
     max_files: files a batch, if fewer than the source says.
     max_batches: stop after so many; by default when nothing is new.
     retry: read files again that could not be read before.
+    progress: told after each file, from the threads that read.
 
     Raises
     ------
@@ -125,7 +140,7 @@ def ingest(
         if plan is None:
             break
         try:
-            results = _run_batch(lake, source, bronze, plan, clock)
+            results = _run_batch(lake, source, bronze, plan, clock, progress)
         except CommitConflict as conflict:
             log.info("%s batch %d: %s", table.name, number, conflict)
             is_done = table.snapshot().transaction(source.application) >= number
@@ -135,6 +150,7 @@ def ingest(
             time.sleep(random.uniform(0, 0.05 * 2**refused))
             continue
         refused = 0
+        clock.begin()
         done.append((plan, results))
         tried |= {result.file.path for result in results if result.error}
     mend_ledger(lake, source)
@@ -156,13 +172,18 @@ class _Clock:
     """Seconds of each stage of a run."""
 
     def __init__(self) -> None:
-        self.seconds = dict[str, float]()
+        self.seconds, self.batch = dict[str, float](), dict[str, float]()
         self._last = time.perf_counter()
+
+    def begin(self) -> None:
+        """The next batch begins."""
+        self.batch = {}
 
     def lap(self, stage: str) -> None:
         """Count the time since the last lap to a stage."""
         now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        for seconds in (self.seconds, self.batch):
+            seconds[stage] = round(seconds.get(stage, 0.0) + now - self._last, 6)
         self._last = now
 
 
@@ -190,10 +211,39 @@ def _report(
     )
 
 
+def batches(lake: Lake, source: Source, limit: int | None = None) -> list[dict[str, Any]]:
+    """What each batch did, newest first, as its commit noted it.
+
+    Returns
+    -------
+    For each: batch, version, committed_at (UTC), files, loaded, unchanged, removed, failed,
+    rows_read, bytes_read, seconds by stage, lag_seconds (age of its newest file at the commit).
+
+    Raises
+    ------
+    TableNotFound: nothing was ingested yet.
+    """
+    found = list[dict[str, Any]]()
+    for commit in Table(lake, source.table).snapshot().history(limit):
+        if commit.get("penstock.application") != source.application:
+            continue
+        noted = json.loads(commit["penstock.note"])
+        noted.pop("ledger")
+        at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+        found.append({"version": commit["version"], "committed_at": at.isoformat(), **noted})
+    return found
+
+
 def _run_batch(
-    lake: Lake, source: Source, bronze: Snapshot, plan: Plan, clock: _Clock
+    lake: Lake,
+    source: Source,
+    bronze: Snapshot,
+    plan: Plan,
+    clock: _Clock,
+    progress: Callable[[Progress], None] | None,
 ) -> list[FileResult]:
-    staged, results, added = _read_all(lake, source, plan)
+    reporter = _Reporter(plan, progress)
+    staged, results, added = _read_all(lake, source, plan, reporter)
     clock.lap("reading")
     try:
         if added:
@@ -207,7 +257,7 @@ def _run_batch(
         discard(lake, bronze.table.key, staged)
         raise
     transaction = Transaction(source.application, plan.batch)
-    noted = note(plan, ledger_rows) | _counts(results)
+    noted = note(plan, ledger_rows) | _measures(results) | {"seconds": clock.batch}
     try:
         bronze.commit(staged, removes, transaction=transaction, note=noted)
     except CommitConflict:
@@ -223,24 +273,52 @@ def _run_batch(
     return results
 
 
-def _counts(results: Sequence[FileResult]) -> dict[str, Any]:
+def _measures(results: Sequence[FileResult]) -> dict[str, Any]:
+    counts = dict.fromkeys(("loaded", "unchanged", "removed", "failed", "unavailable"), 0)
+    for result in results:
+        counts[result.status] += 1
+    newest = max((r.file.changed_at for r in results if r.file.changed_at), default=None)
     return {
         "files": len(results),
+        **counts,
         "rows_read": sum(result.rows_read for result in results),
         "bytes_read": sum(result.file.size_bytes for result in results if result.error is None),
-        "failed": sum(result.error is not None for result in results),
+        "lag_seconds": (datetime.now(UTC) - newest).total_seconds() if newest else None,
     }
 
 
+class _Reporter:
+    """Adds up what threads have read, for whoever watches."""
+
+    def __init__(self, plan: Plan, tell: Callable[[Progress], None] | None) -> None:
+        self._plan, self._tell, self._lock = plan, tell, threading.Lock()
+        self._files = self._rows = self._bytes = 0
+
+    def read(self, result: FileResult) -> None:
+        """One more file is done."""
+        if self._tell is None:
+            return
+        with self._lock:
+            self._files += 1
+            self._rows += result.rows_read
+            self._bytes += result.file.size_bytes
+            done = Progress(
+                self._plan.batch, self._files, len(self._plan.files), self._rows, self._bytes
+            )
+            self._tell(done)
+
+
 def _read_all(
-    lake: Lake, source: Source, plan: Plan
+    lake: Lake, source: Source, plan: Plan, reporter: _Reporter
 ) -> tuple[list[StagedFile], list[FileResult], list[str]]:
     """Every file of the plan read and staged, its result, in the plan's order, and new columns."""
     folder = source.folder()
     results = [_without_reading(file) for file in plan.files]
     known = [result for result in results if result is not None]
     tasks = deque(_tasks(source, [f for f, r in zip(plan.files, results, strict=True) if not r]))
-    workers = [_Worker(lake, source, folder, plan) for _ in range(min(_WORKERS, len(tasks)))]
+    workers = [
+        _Worker(lake, source, folder, plan, reporter) for _ in range(min(_WORKERS, len(tasks)))
+    ]
     staged: list[StagedFile] = []
     with ThreadPoolExecutor(max(1, len(workers)), thread_name_prefix="penstock-ingest") as pool:
         futures = [pool.submit(worker.run, tasks) for worker in workers]
@@ -297,8 +375,11 @@ def _wait_for_one(written: list[Future[list[StagedFile]]]) -> None:
 class _Worker:
     """A thread's share of a batch: tasks taken one after the other, staged into its own files."""
 
-    def __init__(self, lake: Lake, source: Source, folder: SourceFolder, plan: Plan) -> None:
+    def __init__(
+        self, lake: Lake, source: Source, folder: SourceFolder, plan: Plan, reporter: _Reporter
+    ) -> None:
         self._lake, self._source, self._folder, self._plan = lake, source, folder, plan
+        self._reporter = reporter
         self._schema = raw_schema(source)
         self._key = Table(lake, source.table).key
         self._shared: dict[pa.Schema, Stager] = {}
@@ -337,7 +418,7 @@ class _Worker:
         for found in read_small(self._source, self._folder, files):
             match found:
                 case FileResult():
-                    self.results.append(found)
+                    self._done(found)
                 case TooLarge():
                     self._large(found.file)
                 case _:  # in one call, so that each file's rows lie in one Parquet file
@@ -371,7 +452,11 @@ class _Worker:
                     raise
                 result = failed(file, error)
         assert result is not None
+        self._done(result)
+
+    def _done(self, result: FileResult) -> None:
         self.results.append(result)
+        self._reporter.read(result)
 
     def _write(self, tables: list[pa.Table]) -> list[StagedFile]:
         schema = self._schema_of(tables)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import obstore
@@ -25,6 +27,9 @@ from penstock.storage.forked import StorageProcess
 if TYPE_CHECKING:
     from collections.abc import Buffer  # pyright: ignore[reportAttributeAccessIssue]
 
+T = TypeVar("T")
+
+_SOON_SECONDS = 5.0
 _S3_SCHEMES = ("s3", "s3a")
 _S3_CONFIG = {
     "aws_access_key_id",
@@ -134,6 +139,9 @@ class ObjectStore:
         """
         if (helper := self._helper) is not None:
             return bytes(helper.call("get", key).result())
+        return persistently(lambda: self._get(key))
+
+    def _get(self, key: str) -> bytes:
         with translated(self.uri, key):
             return bytes(obstore.get(self._store, key).bytes())
 
@@ -203,7 +211,7 @@ class ObjectStore:
 
     def listed(self, prefix: str) -> list[ObjectInfo]:
         """`list`, all of it."""
-        return [*self.list(prefix)]
+        return persistently(lambda: [*self.list(prefix)])
 
     def list_folder(self) -> list[ObjectInfo]:
         """The objects right under the root, those of folders in it left out."""
@@ -350,6 +358,23 @@ def open_store(uri: str, root: Path | None, options: Mapping[str, str], retries:
             parts.netloc, prefix=prefix, config=config, client_options=client, retry_config=retry
         )
     return from_url(uri, config=cast("Any", dict(options)), retry_config={"max_retries": retries})
+
+
+def persistently(read: Callable[[], T], attempts: int = 4) -> T:
+    """What a read gives, tried again where it broke off soon.
+
+    Stores' clients ask again for what was refused, but not for the rest of an answer that was cut.
+    """
+    for attempt in range(attempts):
+        began = time.monotonic()
+        try:
+            return read()
+        except StorageError as error:
+            is_late = time.monotonic() - began > _SOON_SECONDS
+            if not error.is_transient or is_late or attempt == attempts - 1:
+                raise
+            time.sleep(random.uniform(0, 0.1 * 2**attempt))
+    raise AssertionError("the last attempt returns or raises")
 
 
 @contextmanager

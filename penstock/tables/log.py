@@ -122,6 +122,16 @@ def read_entry(objects: ObjectStore, key: str, version: int) -> list[dict[str, A
     return [json.loads(line) for line in objects.get(path_of(key, version)).splitlines() if line]
 
 
+def commit_info(text: bytes) -> dict[str, Any]:
+    """What a log file's commit says of itself."""
+    for line in text.splitlines():
+        if b'"commitInfo"' in line:
+            found = json.loads(line)
+            if "commitInfo" in found:
+                return found["commitInfo"]
+    return {}
+
+
 def path_of(key: str, version: int) -> str:
     """The key of a version's log file."""
     return f"{key}/_delta_log/{version:020d}.json"

@@ -7,11 +7,14 @@ is committed once whatever runs twice.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,7 +28,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from penstock.errors import CommitConflict, LakeError, StorageError, TableNotFound, did_you_mean
 from penstock.lake import Lake, table_key
-from penstock.tables.log import Entry, path_of, put_entry
+from penstock.storage.objects import persistently
+from penstock.tables.log import Entry, commit_info, path_of, put_entry
 from penstock.tables.staging import StagedFile, discard, statistics_json
 
 if TYPE_CHECKING:
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHECKPOINT_EVERY = 100
+_READ_AT_ONCE = 8
+"""Log entries."""
 _WRITER_FEATURES = {"appendOnly", "invariants", "timestampNtz", "changeDataFeed"}
 """That ask nothing of who adds and removes whole files."""
 
@@ -186,12 +192,25 @@ class Table:
         return self.snapshot()
 
     def _open(self, version: int | None) -> DeltaTable:
-        options = self.lake.storage_options
-        return DeltaTable(self.uri, version=version, storage_options=options)
+        return persistently(lambda: self._opened(version))
 
-    def refuse(self, error: BaseException) -> NoReturn:
+    def _opened(self, version: int | None) -> DeltaTable:
+        options = self.lake.storage_options
+        try:
+            return DeltaTable(self.uri, version=version, storage_options=options)
+        except (DeltaError, OSError) as error:
+            if "body error" not in str(error):
+                raise
+            self.refuse(error, is_transient=True)
+
+    def refuse(self, error: BaseException, *, is_transient: bool = False) -> NoReturn:
         """Raise a `StorageError` that names the table."""
-        raise StorageError(f"{self.uri}: {str(error).splitlines()[0][:400]}") from error
+        # deltalake tells a tale of several lines, in colour.
+        lines = re.sub(r"\x1b\[\d+m|↳", "", str(error)).split()
+        text = " ".join(lines)[:400]
+        if "RequestTimeTooSkewed" in str(error):
+            text = f"this machine's clock is not the server's; set it ({text})"
+        raise StorageError(f"{self.uri}: {text}", is_transient=is_transient) from error
 
 
 class Snapshot:
@@ -299,12 +318,24 @@ class Snapshot:
         return self.delta.transaction_version(application) or 0
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """What the newest commits say of themselves, newest first."""
-        return self.delta.history(limit)
+        """What the newest commits say of themselves, newest first, as far back as the log goes."""
+        return [*itertools.islice(self._commits(), limit)]
+
+    def _commits(self) -> Iterator[dict[str, Any]]:
+        """Read as they are asked for, some at a time; deltalake itself holds the GIL meanwhile."""
+        objects, key = self.table.lake.objects, self.table.key
+        with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="penstock-log") as pool:
+            for newest in range(self.version, -1, -_READ_AT_ONCE):
+                versions = range(newest, max(-1, newest - _READ_AT_ONCE), -1)
+                texts = pool.map(objects.get_or_none, (path_of(key, v) for v in versions))
+                for version, text in zip(versions, texts, strict=True):
+                    if text is None:
+                        return
+                    yield {"version": version, **commit_info(text)}
 
     def metadata(self, application: str, search: int = 50) -> dict[str, Any]:
         """What the newest commit of `application` noted; empty when there was none."""
-        for commit in self.history(search):
+        for commit in itertools.islice(self._commits(), search):
             if commit.get("penstock.application") == application:
                 return json.loads(commit.get("penstock.note") or "{}")
         return {}
