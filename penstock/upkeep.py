@@ -58,7 +58,27 @@ def tend(lake: Lake, *, many: int = MANY, keep: timedelta = timedelta(days=7)) -
             continue
 
 
+def unfinished(table: Table) -> str:
+    """Why a ledger must not be vacuumed now; empty for every other table.
+
+    A run that was killed between its two commits left the ledger's rows staged; they look like an
+    orphan's until the next run commits them.
+    """
+    base = table.name.removesuffix("__ledger")
+    if base == table.name:
+        return ""
+    bronze, application = Table(table.lake, base).snapshot_or_none(), f"ingest/{base}"
+    if bronze is None:
+        return ""
+    behind = bronze.transaction(application) - table.snapshot().transaction(application)
+    if behind <= 0:
+        return ""
+    return f"{table.name} lacks {behind} batches that {base} has; run its ingest, which mends it"
+
+
 def _tended(table: Table, many: int, keep: timedelta, pinned: tuple[int, ...]) -> Tended:
+    if problem := unfinished(table):
+        return Tended(table.name, problem=problem)
     compacted = None
     if small_files(table.snapshot()) >= many:
         compacted = optimize(table)

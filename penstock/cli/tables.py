@@ -92,10 +92,12 @@ def vacuum(lake: Lake, table: str, keep_hours: int, dry_run: bool, as_json: bool
 
     from penstock.tables import Table
     from penstock.tables import vacuum as run_vacuum
-    from penstock.upkeep import pinned_versions
+    from penstock.upkeep import pinned_versions, unfinished
 
     found = Table(lake, table)
     found.snapshot()
+    if problem := unfinished(found):
+        raise click.ClickException(problem)
     done = run_vacuum(
         found,
         keep=timedelta(hours=keep_hours),

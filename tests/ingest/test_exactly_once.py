@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
@@ -17,6 +18,7 @@ from penstock.ingest import ingest
 from penstock.ingest import ledger as ledger_module
 from penstock.ingest import run as run_module
 from penstock.ingest.ledger import read_ledger
+from penstock.upkeep import tend
 from tests.conftest import Shop, order
 
 
@@ -163,6 +165,25 @@ def test_a_run_killed_at_any_point_doubles_and_loses_nothing(
     assert sorted(rows["id"]) == sorted(f"o{n}" for n in range(30))
     assert ledger["rows_read"].sum() == 30
     assert ledger["file"].to_list() == ["a.csv", "b.csv", "c.csv"]
+
+
+def test_upkeep_leaves_what_a_killed_run_staged_for_its_ledger(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.write_orders("a.csv", 10)
+    ingest(shop.lake, shop.source)
+    shop.write_orders("b.csv", 10, first=10)
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(ledger_module, "_commit", _killed)
+        ingest(shop.lake, shop.source)
+
+    tended = {done.table: done for done in tend(shop.lake, keep=timedelta(0))}
+    ingest(shop.lake, shop.source)
+
+    assert "lacks 1 batches" in tended["shop/orders_raw__ledger"].problem
+    ledger = read_ledger(shop.lake, shop.source)
+    assert ledger.select("file", "rows_read").rows() == [("a.csv", 10), ("b.csv", 10)]
+    assert all(not done.problem for done in tend(shop.lake, keep=timedelta(0)))
 
 
 _RUNNER = """
