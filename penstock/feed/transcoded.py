@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import ShardError
 from penstock.feed.arena import page_up
+from penstock.feed.arrow_file import ArrowFile
 from penstock.feed.cache import Layout
 from penstock.feed.fetch import Fetcher
 from penstock.shards.ranges import Ranges
@@ -71,6 +72,8 @@ class TranscodedSource:
     ranges: dict[str, Ranges]
     footers: Mapping[str, pq.FileMetaData]
     """Of each Parquet file, by key."""
+    arrow_files: Mapping[str, ArrowFile]
+    """Those in object storage, by key."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -198,11 +201,17 @@ class TranscodedSource:
 
     def _read(self, group: RowGroup, fetcher: Fetcher) -> pa.Table:
         held = [name for name in self.columns.names if name not in dict(group.constants)]
-        if group.stop:  # a Delta table's older files lack the columns that were added later
+        if (
+            group.key in self.footers
+        ):  # a Delta table's older files lack the columns that were added later
             there = set(self.footers[group.key].schema.to_arrow_schema().names)
             held = [name for name in held if name in there]
         path = self.objects.local_path(group.key)
-        if not group.stop:
+        if group.key in self.arrow_files:
+            data = fetcher.get(group.key, group.start, group.stop - group.start).result()
+            batch = self.arrow_files[group.key].read(data)
+            table = pa.Table.from_batches([batch]).select(held)
+        elif not group.stop:
             table = pa.Table.from_batches([arrow_batches(str(path))[group.number]]).select(held)
         else:
             if path is not None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from penstock.errors import DatasetNotFound, ShardError, did_you_mean
+from penstock.feed.arrow_file import ArrowFile, open_arrow_file
 from penstock.feed.cache import CacheOptions
 from penstock.feed.opened import Opened
 from penstock.feed.transcoded import RowGroup, TranscodedSource, arrow_batches
@@ -181,6 +182,7 @@ def _of_parquet(
         whole=whole,
         ranges=ranges,
         footers=footers,
+        arrow_files={},
     )
 
 
@@ -191,13 +193,20 @@ def _arrow(
     columns: Sequence[str] | None,
 ) -> TranscodedSource:
     groups, schemas, nulls = list[RowGroup](), dict[str, pa.Schema](), set[str]()
+    remote = dict[str, ArrowFile]()
     for info in files:
         path = root.local_path(info.key)
         if path is None:
-            raise DatasetNotFound(
-                f"{root.uri}/{info.key}: an Arrow file is read from this machine's disk; copy it "
-                "here, or keep it as Parquet"
-            )
+            file = remote[info.key] = open_arrow_file(root, info.key, info.size_bytes)
+            schemas[info.key] = file.schema
+            for number, batch in enumerate(file.batches):
+                nulls |= {n for n in file.schema.names if file.null_count(batch, n)}
+                if batch.rows:
+                    fixed = sum(_fixed_bytes(field.type, batch.rows) for field in file.schema)
+                    size, stop = max(batch.length, fixed), batch.start + batch.length
+                    group = RowGroup(info.key, number, batch.rows, size, batch.start, stop)
+                    groups.append(group)
+            continue
         for number, batch in enumerate(arrow_batches(str(path))):
             schemas[info.key] = batch.schema
             nulls |= {n for n in batch.schema.names if batch[n].null_count}
@@ -212,6 +221,7 @@ def _arrow(
         whole=frozenset(schema.names) - nulls,
         ranges={},
         footers={},
+        arrow_files=remote,
     )
 
 
@@ -235,11 +245,15 @@ def _row_group(
         starts.append(at)
         stops.append(at + column.total_compressed_size)
         kind = schema.field(name).type
-        fixed = group.num_rows * kind.bit_width // 8 if pa.types.is_primitive(kind) else 0
-        size += max(fixed, column.total_uncompressed_size)
+        size += max(_fixed_bytes(kind, group.num_rows), column.total_uncompressed_size)
     size += 8 * group.num_rows * len(constants)
     start, stop = (min(starts), max(stops)) if starts else (4, 5)
     return RowGroup(key, number, group.num_rows, max(1, size), start, stop, constants)
+
+
+def _fixed_bytes(kind: pa.DataType, rows: int) -> int:
+    """Of a column of numbers, however well its file packs it."""
+    return rows * kind.bit_width // 8 if pa.types.is_primitive(kind) else 0
 
 
 def _ranges(

@@ -299,3 +299,48 @@ def test_a_rank_that_is_no_number_is_named(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(OrderError, match="RANK=a"):
         len(numbers.batch(4))
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_an_arrow_file_in_object_storage_is_read_batch_by_batch(
+    s3_lake: Lake, tmp_path: Path, compression: str | None
+) -> None:
+    rows = 3000
+    table = pa.table(
+        {
+            "n": pa.array(range(rows), pa.int64()),
+            "tags": pa.array([[i, None] if i % 3 else None for i in range(rows)]),
+            "word": pa.array([f"w{i % 7}" for i in range(rows)]).dictionary_encode(),
+            "half": pa.array([i / 2 for i in range(rows)], pa.float32()),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=700)
+    s3_lake.objects.put("files/some.arrow", sink.getvalue().to_pybytes())
+
+    opened = load_dataset(
+        f"{s3_lake.uri}/files/some.arrow",
+        storage_options=s3_lake.storage_options,
+        cache=tmp_path / "cache",
+    )
+    batches = list(opened.shuffle(seed=1).batch(256).to("polars"))
+
+    frame = pl.concat(batches).sort("n")
+    assert len(opened) == rows
+    assert frame["n"].to_list() == list(range(rows))
+    assert frame["word"].cast(pl.String).to_list() == table["word"].cast(pa.string()).to_pylist()
+    assert frame["tags"].to_list() == table["tags"].to_pylist()
+    assert frame["half"].to_list() == table["half"].to_pylist()
+
+
+def test_an_arrow_stream_in_object_storage_says_what_to_do(s3_lake: Lake) -> None:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"n": [1, 2, 3]})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    s3_lake.objects.put("files/some.arrow", sink.getvalue().to_pybytes())
+
+    with pytest.raises(ShardError, match=r"some\.arrow: no Arrow file: it has no footer"):
+        load_dataset(f"{s3_lake.uri}/files", storage_options=s3_lake.storage_options)
