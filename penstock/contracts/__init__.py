@@ -3,7 +3,7 @@
 schemas/retail.py ─▶ Contract(Column..., Expectation...) ─▶ ingest (names), quality (checks)
 """
 
-from penstock.contracts.contract import Column, Contract
+from penstock.contracts.contract import Column, Contract, file_columns
 from penstock.contracts.expectations import (
     Expectation,
     Severity,
@@ -32,4 +32,5 @@ __all__ = [
     "expect_column_values_to_not_be_null",
     "expect_compound_columns_to_be_unique",
     "expect_table_row_count_to_be_between",
+    "file_columns",
 ]

@@ -15,7 +15,7 @@ from penstock.contracts.expectations import Expectation, expect_column_values_to
 from penstock.errors import ContractError
 from penstock.lake import checked_name
 
-Kind = Literal["string", "int32", "int64", "float64", "bool", "date", "timestamp"]
+Kind = Literal["string", "int32", "int64", "float64", "bool", "date", "timestamp", "binary"]
 
 _ARROW: dict[Kind, pa.DataType] = {
     "string": pa.string(),
@@ -25,6 +25,7 @@ _ARROW: dict[Kind, pa.DataType] = {
     "bool": pa.bool_(),
     "date": pa.date32(),
     "timestamp": pa.timestamp("us", "UTC"),
+    "binary": pa.binary(),
 }
 
 
@@ -116,6 +117,26 @@ class Contract:
         """The expectations as a Great Expectations suite (JSON)."""
         expectations = [expectation.to_gx() for expectation in self.all_expectations]
         return {"name": self.table, "expectations": expectations, "meta": {}}
+
+
+def file_columns(*, content: bool = True) -> tuple[Column, ...]:
+    """The columns of a table of files (images, audio, documents), a row each.
+
+    Parameters
+    ----------
+    content: whether the bytes are a column; else `uri` says where they lie.
+    """
+    columns = (
+        Column("path", "string", "Under the source's folder", nullable=False),
+        Column("uri", "string", "Whole, without credentials", nullable=False),
+        Column("size_bytes", "int64", unit="bytes", nullable=False),
+        Column("media_type", "string", "By its first bytes, such as image/jpeg"),
+        Column("width", "int32", "Of an image", unit="pixels"),
+        Column("height", "int32", "Of an image", unit="pixels"),
+        Column("checksum", "string", "XXH3, 128 bits", nullable=False),
+        Column("changed_at", "timestamp", "When the file changed", nullable=False),
+    )
+    return (*columns, Column("content", "binary", "The bytes")) if content else columns
 
 
 def _field(column: Column) -> pa.Field:

@@ -91,7 +91,7 @@ def check_columns(
 ) -> None:
     """Raise `UnreadableFile` if a column that must have values is missing."""
     required = [column.raw_name for column in source.contract.columns if not column.nullable]
-    missing = [name for name in required if name not in names]
+    missing = [name for name in required if name not in names and f"{name}=" not in path]
     if not missing:
         return
     shown = ", ".join(names[:20])
@@ -241,19 +241,19 @@ def _in_one_go(
             found = parse(source, header, [held])
         except Unmarked:
             if len(held) > limit:
-                raise unclosed(path, rows, held, line) from None
+                raise unclosed(source, path, held, line) from None
             continue
         yield _numbered_from(found, rows)
         rows, line = rows + int(found.counts[0]), line + held.count(b"\n")
         held = b""
     if held:
-        raise unclosed(path, rows, held, line)
+        raise unclosed(source, path, held, line)
 
 
-def unclosed(path: str, rows: int, text: bytes, first_line: int) -> UnreadableFile:
+def unclosed(source: Source, path: str, text: bytes, first_line: int) -> UnreadableFile:
     """That a quote opens and does not close, and about where."""
-    lines = text.split(b"\n", 100_000)
-    is_open = np.cumsum([line.count(b'"') for line in lines]) % 2 == 1
+    lines, quote = text.split(b"\n", 100_000), source.quote.encode()
+    is_open = np.cumsum([line.count(quote) for line in lines]) % 2 == 1
     closed = np.flatnonzero(~is_open)
     at = int(closed[-1]) + 1 if len(closed) else 0
     at = at if at < len(lines) else int(np.argmax(is_open))

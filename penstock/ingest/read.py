@@ -10,10 +10,9 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
-import json
-import re
+import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -21,47 +20,29 @@ from typing import IO, Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
-from penstock.errors import MissingExtra, StorageError, UnreadableFile
+from penstock.errors import StorageError, UnreadableFile
 from penstock.ingest import delimited
-from penstock.ingest.delimited import Header, Rows, Unmarked, check_columns, check_text
+from penstock.ingest.archives import is_archive, members, unfolded_bytes
+from penstock.ingest.delimited import Header, Rows, Unmarked, check_text
+from penstock.ingest.formats import READERS, missing, shaped
 from penstock.ingest.ledger import FileResult
+from penstock.ingest.media import CONTENT_BYTES, HEAD_BYTES, Sighted, media_rows, wants_content
 from penstock.ingest.plan import PlannedFile
 from penstock.ingest.source import Source
 from penstock.storage.sources import Fetched, FileState, SourceFolder
-from penstock.tables import sql
+from penstock.tables.rewrite import WITHIN
 
 SMALL_BYTES = 8 << 20
 """Up to which a file is read whole, with others."""
 _PLAIN_BYTES = 64 << 20
 """Up to which a compressed small file may unfold in memory; past that it is read as a large one."""
-_LINES_BYTES = 8 << 20
-_MOST_ADDED = 500
-"""Columns that one file adds to a table; more are kept as JSON."""
-_ADDABLE = re.compile(r"[^ ,;{}()\n\t=\0]+")
-"""Names that a Delta table takes."""
+_MEDIA_BYTES = 32 << 20
+"""Of binary files, that become rows at once."""
 _HEAD_BYTES = 1 << 16
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _UTF8 = ("utf8", "utf-8", "u8", "utf_8", "utf-8-sig", "ascii")
-
-
-def raw_schema(source: Source) -> pa.Schema:
-    """Columns of the bronze table: the contract's, as text, then where each row came from."""
-    provenance = [
-        pa.field("_rescued", pa.string(), metadata={"comment": "what did not fit, as JSON"}),
-        pa.field("_error", pa.string(), metadata={"comment": "why the row can't be taken apart"}),
-        pa.field("_source_file", pa.string()),
-        pa.field("_source_row", pa.int64(), metadata={"comment": "1 is the first after a header"}),
-        pa.field("_ingested_at", pa.timestamp("us", "UTC")),
-        pa.field("_batch", pa.int64()),
-    ]
-    columns = [
-        pa.field(c.raw_name, pa.string(), metadata={"personal": "true"} if c.personal else None)
-        for c in source.contract.columns
-    ]
-    return pa.schema([*columns, *provenance])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +60,7 @@ def read_small(
     """
     groups: dict[Header, list[tuple[PlannedFile, bytes, str]]] = {}
     paths = [file.path for file in files]
+    media_files, held = list[Sighted](), 0
     for file, got in zip(files, folder.fetch(paths), strict=True):
         try:
             found = _new_content(file, got)
@@ -86,7 +68,14 @@ def read_small(
                 yield found
                 continue
             assert isinstance(got, Fetched)
-            if source.format_of(file.path) != "csv":
+            if source.format == "binary":
+                media_files.append(Sighted(file, found, _kept(source, got.data)))
+                held += len(media_files[-1].data)
+                if held >= _MEDIA_BYTES:
+                    yield from _sighted(source, folder, media_files)
+                    media_files, held = [], 0
+                continue
+            if source.format_of(file.path) != "csv" or is_archive(source, file.path):
                 yield from _whole(source, file, got.data, found)
                 continue
             with _explained(file.path, is_here=True):
@@ -99,8 +88,10 @@ def read_small(
             groups.setdefault(header, []).append((file, text[header.length_bytes :], found))
         except UnreadableFile as error:
             yield failed(file, error)
-    for header, members in groups.items():
-        yield from _together(source, header, members)
+    if media_files:
+        yield from _sighted(source, folder, media_files)
+    for header, texts in groups.items():
+        yield from _together(source, header, texts)
 
 
 def read_large(
@@ -123,11 +114,18 @@ def read_large(
                 return
         with folder.open(file.path) as raw:
             hashing, rows = _Hashing(raw), 0
-            for table in _streamed(source, hashing, file):
-                rows += table.num_rows
-                yield table
+            if source.format == "binary":
+                data = _head(source, hashing, file)
+            else:
+                for table in _streamed(source, hashing, file):
+                    rows += table.num_rows
+                    yield table
+                data = b""
             hashing.read_rest()
         _check_state(folder, file)
+        if source.format == "binary":
+            yield from _sighted(source, folder, [Sighted(file, hashing.digest(), data)])
+            return
         yield FileResult(file, "loaded", rows, checksum=hashing.digest())
 
 
@@ -196,6 +194,8 @@ def _explained(path: str, *, is_here: bool = False) -> Generator[None]:
     """
     try:
         yield
+    except zipfile.BadZipFile as error:
+        raise UnreadableFile(f"{path}: no archive that can be read: {error}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UnreadableFile(f"{path}: damaged archive, perhaps cut short: {error}") from error
     except (pa.ArrowException, UnicodeError, pl.exceptions.PolarsError) as error:
@@ -212,15 +212,43 @@ def _whole(
     source: Source, file: PlannedFile, data: bytes, checksum: str
 ) -> Iterator[pa.Table | FileResult | TooLarge]:
     with _explained(file.path, is_here=True):
-        plain = _whole_text(source, file, data)
-        if isinstance(plain, TooLarge):
-            yield plain
-            return
-        tables = [*_READERS[source.format_of(file.path) or "csv"](source, io.BytesIO(plain), file)]
+        if is_archive(source, file.path):
+            if unfolded_bytes(data) > _PLAIN_BYTES:
+                yield TooLarge(file)
+                return
+            tables = [*_of_members(source, io.BytesIO(data), file)]
+        else:
+            plain = _whole_text(source, file, data)
+            if isinstance(plain, TooLarge):
+                yield plain
+                return
+            read = READERS[source.format_of(file.path) or "csv"]
+            tables = [
+                with_file(table, file.path) for table in read(source, io.BytesIO(plain), file.path)
+            ]
     if tables:
         yield pa.concat_tables(tables, promote_options="default")
     rows = sum(table.num_rows for table in tables)
     yield FileResult(file, "loaded", rows, checksum=checksum)
+
+
+def _sighted(
+    source: Source, folder: SourceFolder, files: list[Sighted]
+) -> Iterator[pa.Table | FileResult]:
+    """Binary files, a row each."""
+    yield media_rows(source, folder.identity, files)
+    for each in files:
+        yield FileResult(each.file, "loaded", 1, checksum=each.checksum)
+
+
+def _kept(source: Source, data: bytes) -> bytes:
+    return data if wants_content(source) else data[:HEAD_BYTES]
+
+
+def _head(source: Source, raw: _Hashing, file: PlannedFile) -> bytes:
+    """What is kept of a large binary file: all, or its first bytes."""
+    whole = wants_content(source) and file.size_bytes <= CONTENT_BYTES
+    return raw.read(file.size_bytes if whole else HEAD_BYTES)
 
 
 def _together(
@@ -236,7 +264,7 @@ def _together(
             return
         file, text, _ = members[0]
         if isinstance(error, Unmarked):
-            problem = delimited.unclosed(file.path, 0, text, 2 if source.header else 1)
+            problem = delimited.unclosed(source, file.path, text, 2 if source.header else 1)
         else:
             problem = UnreadableFile(f"{file.path}: {str(error).splitlines()[0]}")
         yield failed(file, problem)
@@ -254,7 +282,7 @@ def _together(
 def _tables(source: Source, found: Rows, paths: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of files, and those of them that can't be taken apart."""
     names = pa.array(paths, pa.string())
-    table = _shaped(source, found.table, pa.array(found.number))
+    table = shaped(source, found.table, pa.array(found.number))
     path = pa.DictionaryArray.from_arrays(pa.array(found.piece.astype(np.int32)), names)
     table = table.append_column("_source_file", path)
     if found.malformed:
@@ -271,20 +299,34 @@ def _tables(source: Source, found: Rows, paths: Sequence[str]) -> Iterator[pa.Ta
 
 
 def _streamed(source: Source, raw: _Hashing, file: PlannedFile) -> Iterator[pa.Table]:
-    kind = source.format_of(file.path) or "csv"
+    if is_archive(source, file.path):
+        yield from _of_members(source, raw, file)
+    else:
+        yield from _rows_of(source, raw, file.path, file.path)
+
+
+def _of_members(source: Source, raw: Any, file: PlannedFile) -> Iterator[pa.Table]:
+    for name, stream in members(source, raw, file.path, file.size_bytes):
+        yield from _rows_of(source, stream, name, f"{file.path}{WITHIN}{name}")
+
+
+def _rows_of(source: Source, raw: Any, name: str, label: str) -> Iterator[pa.Table]:
+    """A file's or a member's rows; its format is told by `name`."""
+    kind = source.format_of(name) or "csv"
     if kind != "csv":
-        yield from _READERS[kind](source, _unpacked(raw, file.path), file)
+        for table in READERS[kind](source, _unpacked(raw, name), label):
+            yield with_file(table, label)
         return
-    text = _Text(source, _unpacked(raw, file.path))
+    text = _Text(source, _unpacked(raw, name))
     if not text.head:
-        raise UnreadableFile(f"{file.path}: the file is empty (0 bytes)")
-    header = delimited.header_of(source, text.head, file.path)
+        raise UnreadableFile(f"{label}: the file is empty (0 bytes)")
+    header = delimited.header_of(source, text.head, label)
     text.skip(header.length_bytes)
-    for rows in delimited.stream(source, header, text, file.path):
+    for rows in delimited.stream(source, header, text, label):
         try:
-            yield from _tables(source, rows, [file.path])
+            yield from _tables(source, rows, [label])
         except UnreadableFile as error:
-            raise UnreadableFile(f"{file.path}: {error}") from error
+            raise UnreadableFile(f"{label}: {error}") from error
 
 
 class _Hashing(io.RawIOBase):
@@ -356,7 +398,7 @@ def _whole_text(source: Source, file: PlannedFile, data: bytes) -> bytes | TooLa
             return TooLarge(file)
     if not data:
         raise UnreadableFile(f"{file.path}: the file is empty (0 bytes)")
-    if source.format_of(file.path) not in ("csv", "jsonl", "json"):
+    if source.format_of(file.path) not in ("csv", "jsonl", "json", "text"):
         return data
     encoding, mark = _encoding(source, data)
     data = data[mark:]
@@ -400,223 +442,13 @@ class _Text:
         return self._decoder.decode(data, is_last).encode()
 
 
-def _jsonl(source: Source, stream: IO[bytes], file: PlannedFile) -> Iterator[pa.Table]:
-    """Lines taken apart by DuckDB, which tells a bad one from the rest."""
-    with sql.connect() as connection:
-        for lines in _lines(stream, file.path):
-            yield _objects(connection, source, lines, file.path)
-
-
-def _json(source: Source, stream: IO[bytes], file: PlannedFile) -> Iterator[pa.Table]:
-    """One document: an array of objects, or an object."""
-    text = stream.read().decode().strip()
-    try:
-        json.loads(text)
-    except ValueError as error:
-        raise UnreadableFile(f"{file.path}: no JSON document: {error}") from error
-    with sql.connect() as connection:
-        document = pa.table({"text": [text]})
-        connection.register("document", document)
-        rows = connection.sql(
-            "SELECT line, row_number() OVER () AS _source_row FROM (SELECT unnest(CASE "
-            "WHEN json_type(doc) = 'ARRAY' THEN from_json(doc, '[\"JSON\"]') ELSE [doc] END)"
-            "::VARCHAR AS line FROM (SELECT text::JSON AS doc FROM document))"
-        ).to_arrow_table()
-        yield _objects(connection, source, rows, file.path)
-
-
-def _objects(connection: Any, source: Source, lines: pa.Table, path: str) -> pa.Table:
-    """Rows of JSON objects, a text each: the contract's keys, and what else there is."""
-    connection.register("lines", lines)
-    names = [*source.contract.raw_names, *_addable(source, _keys(connection, source))]
-    picked = ", ".join(f"doc ->> {_path(name)} AS {_quoted(name)}" for name in names)
-    known = json.dumps(dict.fromkeys(names)).replace("'", "''")
-    rows = connection.sql(f"""
-        SELECT {picked}, CASE WHEN doc IS NULL THEN line
-                    WHEN rest <> '{{}}' THEN rest END AS _rescued,
-               CASE WHEN doc IS NULL THEN 'not a JSON object' END AS _error, _source_row
-        FROM (SELECT line, _source_row, doc, json_merge_patch(doc, '{known}')::VARCHAR AS rest
-              FROM (SELECT line, _source_row,
-                           CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT'
-                                THEN line::JSON END AS doc
-                    FROM lines))
-        ORDER BY _source_row""").to_arrow_table()
-    if source.contract.unknown_columns == "fail":
-        unknown = rows.filter(rows["_error"].is_null())["_rescued"].drop_null()
-        if len(unknown):
-            raise UnreadableFile(f"{path}: keys not in the contract: {unknown[0]}")
-    return with_file(rows, path)
-
-
-def _keys(connection: Any, source: Source) -> list[str]:
-    """The keys of the objects in `lines`, where new ones become columns."""
-    if source.contract.unknown_columns != "add":
-        return []
-    found = connection.sql(
-        "SELECT DISTINCT unnest(json_keys(line)) AS key FROM lines "
-        "WHERE json_valid(line) AND json_type(line) = 'OBJECT' ORDER BY key"
-    ).fetchall()
-    return [key for (key,) in found if key not in source.contract.raw_names]
-
-
-def _lines(stream: IO[bytes], path: str) -> Iterator[pa.Table]:
-    """Non-empty lines with their 1-based numbers, a block of bytes at a time."""
-    rest, seen = b"", 0
-    while True:
-        block = stream.read(_LINES_BYTES)
-        *whole, rest = (rest + block).split(b"\n") if block else [rest, b""]
-        if len(rest) > 2 * _LINES_BYTES:
-            raise UnreadableFile(
-                f"{path}: line {seen + len(whole) + 1} is longer than {2 * _LINES_BYTES >> 20} MiB"
-            )
-        check_text(b"\n".join(whole), path, seen + 1)
-        text = pl.DataFrame({"line": pa.array(whole, pa.binary()).cast(pa.string())})
-        lines = text.select(
-            pl.col("line").str.strip_chars(),
-            pl.int_range(seen + 1, pl.len() + seen + 1).alias("_source_row"),
-        )
-        seen += len(whole)
-        yield lines.filter(pl.col("line") != "").to_arrow()
-        if not block:
-            return
-
-
-def _parquet(source: Source, stream: Any, file: PlannedFile) -> Iterator[pa.Table]:
-    parquet = pq.ParquetFile(_seekable(stream))
-    check_columns(source, parquet.schema_arrow.names, file.path)
-    yield from _typed(source, parquet.iter_batches(1 << 16), file)
-
-
-def _arrow(source: Source, stream: Any, file: PlannedFile) -> Iterator[pa.Table]:
-    whole = _seekable(stream)
-    is_file = whole.read(6) == b"ARROW1"
-    whole.seek(0)
-    if is_file:
-        opened: Any = pa.ipc.open_file(whole)
-        batches = (opened.get_batch(i) for i in range(opened.num_record_batches))
-    else:
-        opened = pa.ipc.open_stream(whole)
-        batches = iter(opened)
-    check_columns(source, opened.schema.names, file.path)
-    yield from _typed(source, batches, file)
-
-
-def _orc(source: Source, stream: Any, file: PlannedFile) -> Iterator[pa.Table]:
-    from pyarrow import orc
-
-    opened = orc.ORCFile(_seekable(stream))
-    check_columns(source, opened.schema.names, file.path)
-    stripes = (opened.read_stripe(number) for number in range(opened.nstripes))
-    yield from _typed(source, stripes, file)
-
-
-def _avro(source: Source, stream: Any, file: PlannedFile) -> Iterator[pa.Table]:
-    yield from _of_frame(source, pl.read_avro(io.BytesIO(stream.read())), file)
-
-
-def _excel(source: Source, stream: Any, file: PlannedFile) -> Iterator[pa.Table]:
-    """The first sheet, its first row the columns."""
-    try:
-        frame = pl.read_excel(io.BytesIO(stream.read()), infer_schema_length=0)
-    except ModuleNotFoundError as error:
-        raise UnreadableFile(f"{file.path}: {MissingExtra('fastexcel', 'excel')}") from error
-    except Exception as error:  # the reader's own, whatever it raises
-        reason = str(error).splitlines()[0]
-        raise UnreadableFile(f"{file.path}: no workbook that can be read: {reason}") from error
-    yield from _of_frame(source, frame, file)
-
-
-def _of_frame(source: Source, frame: pl.DataFrame, file: PlannedFile) -> Iterator[pa.Table]:
-    check_columns(source, frame.columns, file.path)
-    yield from _typed(source, iter(frame.to_arrow().to_batches(1 << 16)), file)
-
-
-def _seekable(stream: Any) -> Any:
-    """The plain bytes as a file to seek in: the source's own where it is one."""
-    if isinstance(stream, io.BytesIO):
-        return pa.BufferReader(stream.getbuffer())
-    if isinstance(stream, _Hashing):
-        return pa.PythonFile(stream, mode="r")
-    return pa.BufferReader(stream.read())
-
-
-def _typed(
-    source: Source, batches: Iterator[pa.RecordBatch], file: PlannedFile
-) -> Iterator[pa.Table]:
-    """Batches of a format with types, as the text that a CSV of them would hold."""
-    seen = 0
-    for batch in batches:
-        frame = pl.DataFrame(pl.from_arrow(batch))
-        text = frame.select(pl.all().cast(pl.String)).to_arrow()
-        rows = pa.array(np.arange(seen + 1, seen + batch.num_rows + 1))
-        seen += batch.num_rows
-        try:
-            yield with_file(_shaped(source, text, rows), file.path)
-        except UnreadableFile as error:
-            raise UnreadableFile(f"{file.path}: {error}") from error
-
-
-def _shaped(source: Source, table: pa.Table, rows: pa.Array) -> pa.Table:
-    """The contract's columns by their raw names, the rest as JSON in `_rescued`."""
-    known = source.contract.raw_names
-    empty = pa.nulls(len(table), pa.string())
-    columns: dict[str, Any] = {
-        name: table[name].cast(pa.string()) if name in table.column_names else empty
-        for name in known
-    }
-    extra = [name for name in table.column_names if name not in set(known)]
-    if extra and source.contract.unknown_columns == "fail":
-        raise UnreadableFile(f"columns not in the contract: {', '.join(extra)[:1000]}")
-    added = _addable(source, extra)
-    columns |= {name: table[name].cast(pa.string()) for name in added}
-    rescued: Any = empty
-    if left := [name for name in extra if name not in set(added)]:
-        frame = pl.DataFrame(pl.from_arrow(table.select(left)))
-        text = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series()
-        rescued = text.to_arrow().cast(pa.string())
-    return pa.table({**columns, "_rescued": rescued, "_error": empty, "_source_row": rows})
-
-
-def _addable(source: Source, names: Sequence[str]) -> list[str]:
-    """Of columns that the contract doesn't know, those that become columns of the table."""
-    if source.contract.unknown_columns != "add":
-        return []
-    taken = {name.lower() for name in raw_schema(source).names}
-    added = list[str]()
-    for name in names:
-        if _ADDABLE.fullmatch(name) and name.lower() not in taken and not name.startswith("_"):
-            taken.add(name.lower())
-            added.append(name)
-    return added[:_MOST_ADDED]
-
-
 def _malformed(source: Source, found: Rows) -> pa.Table:
     rows = found.malformed
-    empty = pa.nulls(len(rows), pa.string())
     wrong = [f"{r.actual_columns} fields where {r.expected_columns} are expected" for r in rows]
     columns: Mapping[str, Any] = {
-        **dict.fromkeys(source.contract.raw_names, empty),
+        **missing(source, len(rows)),
         "_rescued": pa.array([row.text for row in rows], pa.string()),
         "_error": pa.array(wrong, pa.string()),
         "_source_row": pa.array(found.malformed_number),
     }
     return pa.table(columns)
-
-
-def _path(name: str) -> str:
-    return "'$.\"" + name.replace("'", "''").replace('"', '\\"') + "\"'"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-_READERS: dict[str, Callable[[Source, Any, PlannedFile], Iterator[pa.Table]]] = {
-    "jsonl": _jsonl,
-    "json": _json,
-    "orc": _orc,
-    "avro": _avro,
-    "excel": _excel,
-    "parquet": _parquet,
-    "arrow": _arrow,
-}

@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from penstock.errors import CommitConflict, UnreadableFile
 from penstock.ingest.discovery import new_files
+from penstock.ingest.formats import raw_schema, with_partitions
 from penstock.ingest.ledger import (
     FileResult,
     commit_results,
@@ -37,7 +38,7 @@ from penstock.ingest.ledger import (
     stage_results,
 )
 from penstock.ingest.plan import Plan, PlannedFile, plan_batch
-from penstock.ingest.read import SMALL_BYTES, TooLarge, failed, raw_schema, read_large, read_small
+from penstock.ingest.read import SMALL_BYTES, TooLarge, failed, read_large, read_small
 from penstock.ingest.source import Source
 from penstock.lake import Lake
 from penstock.storage.sources import SourceFolder, without_credentials
@@ -479,6 +480,7 @@ class _Worker:
         return _with_columns(self._schema, new)
 
     def _complete(self, table: pa.Table) -> pa.Table:
+        table = with_partitions(self._source, table)
         rows, plan = len(table), self._plan
         when = pa.scalar(plan.planned_at, pa.timestamp("us", "UTC"))
         table = table.append_column("_ingested_at", pa.repeat(when, rows))

@@ -14,7 +14,9 @@ from penstock.errors import SourceError
 from penstock.lake import checked_name
 from penstock.storage.sources import SourceFolder
 
-Format = Literal["csv", "jsonl", "json", "parquet", "arrow", "orc", "avro", "excel"]
+Format = Literal[
+    "csv", "jsonl", "json", "parquet", "arrow", "orc", "avro", "excel", "text", "binary"
+]
 OnChange = Literal["replace", "append", "ignore", "error"]
 OnDelete = Literal["keep", "remove"]
 Order = Literal["name", "time"]
@@ -34,6 +36,21 @@ _SUFFIXES: dict[str, Format] = {
 }
 _COMPRESSED = ("gz", "zst")
 _READ = re.compile(rf"(?i)\.({'|'.join(_SUFFIXES)})(\.({'|'.join(_COMPRESSED)}))?$")
+_ARCHIVE = r"(?i)\.zip$"
+TEXT_COLUMN = "line"
+"""Of plain text, which has a row a line."""
+FILE_COLUMNS = (
+    "path",
+    "uri",
+    "size_bytes",
+    "media_type",
+    "width",
+    "height",
+    "checksum",
+    "changed_at",
+    "content",
+)
+"""Of binary files, which have a row a file; a contract names those that it wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +71,8 @@ class Source:
     pattern: str = "**/*"
     """A glob under the folder; files of other formats that match are left alone."""
     format: Format | None = None
-    """By default each file's suffix says (`.csv`, `.csv.gz`, `.jsonl`, `.parquet`, ...)."""
+    """By default each file's suffix says (`.csv`, `.csv.gz`, `.jsonl`, `.parquet`, ...). Only said
+    here: `text` has a row a line, in the column `line`; `binary` a row a file, `FILE_COLUMNS`."""
     delimiter: str | None = None
     """By default that which finds the most of the contract's columns in a file's first line."""
     quote: str = '"'
@@ -94,10 +112,22 @@ class Source:
         for name in ("max_files", "max_bytes", "tries"):
             if getattr(self, name) < 1:
                 raise SourceError(f"{self.table}: {name} must be at least 1")
+        self._check_columns()
         try:
             "".encode(self.encoding)
         except LookupError as error:
             raise SourceError(f"{self.table}: no encoding {self.encoding!r}") from error
+
+    def _check_columns(self) -> None:
+        named = self.contract.raw_names
+        if self.format == "text" and TEXT_COLUMN not in named:
+            raise SourceError(f"{self.table}: plain text has the column {TEXT_COLUMN}; name it")
+        unknown = set(named) - set(FILE_COLUMNS)
+        if self.format == "binary" and unknown:
+            raise SourceError(
+                f"{self.table}: a binary file has no {', '.join(sorted(unknown))}; it has "
+                f"{', '.join(FILE_COLUMNS)}"
+            )
 
     @property
     def application(self) -> str:
@@ -119,4 +149,5 @@ class Source:
         """Whether the file of `path` has a format that is read."""
         if self.format is not None:
             return pl.lit(value=True)
-        return pl.col("path").str.contains(_READ.pattern)
+        path = pl.col("path")
+        return path.str.contains(_READ.pattern) | path.str.contains(_ARCHIVE)

@@ -18,7 +18,7 @@ def typed(column: Column) -> pl.Expr:
     """
     text = pl.col(column.raw_name).str.strip_chars()
     match column.kind:
-        case "string":
+        case "string" | "binary":
             value = pl.col(column.raw_name)
         case "int32":
             value = text.str.replace(r"\.0*$", "").cast(pl.Int32, strict=False)

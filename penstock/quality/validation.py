@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from penstock.contracts import Contract, Expectation
 from penstock.errors import CommitConflict, ContractError
+from penstock.ingest.formats import raw_type
 from penstock.ingest.ledger import mend_ledger, read_ledger
 from penstock.ingest.source import Source
 from penstock.lake import Lake
@@ -27,7 +28,7 @@ from penstock.quality.compiled import UNIQUE, broken, looked_at
 from penstock.quality.repeats import Repeats
 from penstock.quality.results import Result
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
-from penstock.tables.rewrite import rewrite_without
+from penstock.tables.rewrite import origin, rewrite_without
 from penstock.tables.staging import discard
 from penstock.tables.table import StoredFile
 
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 5
 PASS_ROWS = 100_000
 """Rows evaluated at once."""
+_PASS_FILES = 64
+"""Where a row holds the bytes of a file."""
 _PROVENANCE = ("_source_file", "_source_row", "_ingested_at", "_batch")
 _MASK = "•••"
 _REASON = {"expectation": pl.String, "column": pl.String, "observed": pl.String}
@@ -205,9 +208,11 @@ class _Batch:
         )
         for file in files:
             rows = bronze.read([file], bronze.schema.names).filter(
-                (pl.col("_batch") == number) & pl.col("_source_file").is_in(wanted.implode())
+                (pl.col("_batch") == number) & origin("_source_file").is_in(wanted.implode())
             )
-            yield from rows.collect_batches(chunk_size=PASS_ROWS, maintain_order=True)
+            holds_files = any(column.kind == "binary" for column in self.contract.columns)
+            chunk = _PASS_FILES if holds_files else PASS_ROWS
+            yield from rows.collect_batches(chunk_size=chunk, maintain_order=True)
 
     def _split(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame] | None:
         """Evaluate everything on the rows: those accepted, and those rejected with the reasons."""
@@ -249,8 +254,8 @@ class _Batch:
         is_rejected = pl.any_horizontal(*(when for when, _ in ways))
         accepted = marked.filter(~is_rejected)
         rejected = _with_reasons(marked.filter(is_rejected), ways)
-        _count(self.accepted, accepted["_source_file"])
-        _count(self.rejected, rejected["_source_file"])
+        for counts, rows in ((self.accepted, accepted), (self.rejected, rejected)):
+            _count(counts, rows.select(origin("_source_file")).to_series())
         names = rejected["_reasons"].explode().struct.field("expectation")
         _count(self.reasons, names)
         raw_values = [pl.col(f"raw:{c.name}").alias(c.raw_name) for c in columns]
@@ -265,6 +270,8 @@ class _Batch:
         ways = [(error.is_not_null(), _reason("malformed_row", "", error))]
         for column in self.contract.columns:
             name, kind = column.name, column.kind
+            if kind == "binary":
+                continue  # bytes are bytes
             value = pl.lit(_MASK) if column.personal else _raw(name)
             ways.append((pl.col(f"uncast:{name}"), _reason(f"{name}_is_{kind}", name, value)))
         for rule in rules:
@@ -279,8 +286,10 @@ class _Batch:
 
     def _shown(self, name: str) -> pl.Expr:
         """A column as a reason shows it; a personal one stays in its own, masked column."""
-        is_personal = self.contract.column(name).personal
-        return pl.lit(_MASK) if is_personal else pl.col(name).cast(pl.String)
+        column = self.contract.column(name)
+        if column.kind == "binary":
+            return pl.format("{} bytes", pl.col(name).bin.size())
+        return pl.lit(_MASK) if column.personal else pl.col(name).cast(pl.String)
 
     def _check(self, accepted: int, rejected: int) -> None:
         """That the rows add up, and that nothing forbids the commit."""
@@ -373,7 +382,7 @@ def _open_tables(lake: Lake, source: Source) -> Snapshot:
     ]
     reason = pa.struct([(name, pa.string()) for name in ("expectation", "column", "observed")])
     raw = [
-        pa.field(c.raw_name, pa.string(), metadata={"personal": "true"} if c.personal else None)
+        pa.field(c.raw_name, raw_type(c), metadata={"personal": "true"} if c.personal else None)
         for c in contract.columns
     ]
     rest = [pa.field("_rescued", pa.string()), pa.field("_reasons", pa.list_(reason))]

@@ -9,6 +9,14 @@ import polars as pl
 from penstock.tables.staging import StagedFile, Stager
 from penstock.tables.table import Snapshot, StoredFile
 
+WITHIN = "//"
+"""Between an archive's name and a member's, in `_source_file`; no path has it."""
+
+
+def origin(column: str) -> pl.Expr:
+    """The source's own file of each row: of an archive's member, the archive."""
+    return pl.col(column).str.split_exact(WITHIN, 1).struct.field("field_0").alias(column)
+
 
 def rewrite_without(
     snapshot: Snapshot, column: str, values: Sequence[str]
@@ -19,12 +27,17 @@ def rewrite_without(
     """
     if not values:
         return [], []
-    touched = [file for file in snapshot.files if file.may_hold(column, values)]
+    within = [f"{value}{WITHIN}" for value in values]
+    touched = [
+        file
+        for file in snapshot.files
+        if file.may_hold(column, values) or file.may_hold(column, within, is_prefix=True)
+    ]
     table = snapshot.table
     with Stager(table.lake, table.name, snapshot.schema) as stager:
         for file in touched:
             kept = snapshot.read([file], snapshot.schema.names).filter(
-                ~pl.col(column).is_in(list(values))
+                ~origin(column).is_in(list(values))
             )
             for frame in kept.collect_batches():
                 stager.write(frame.to_arrow())

@@ -21,6 +21,8 @@ from penstock.lake import Lake, table_key
 FILE_BYTES = 128 << 20
 """Arrow bytes after which a new Parquet file is begun."""
 ROW_GROUP_ROWS = 1 << 17
+ROW_GROUP_BYTES = 64 << 20
+"""As Arrow holds them; readers hold a whole row group."""
 SOURCE_FILE = "_source_file"
 _NAMED = pa.dictionary(pa.int32(), pa.string())
 """How source files' names are written: each once, and a number a row."""
@@ -96,8 +98,10 @@ class Stager:
         table = pa.table(columns, names=self._schema.names).cast(self._cast)
         if self._open is not None and self._open.size(self._counts_stored) >= self._file_bytes:
             self._roll()
-        for start in range(0, table.num_rows, ROW_GROUP_ROWS):
-            piece = table.slice(start, ROW_GROUP_ROWS)
+        a_row = max(1, table.nbytes // max(1, table.num_rows))
+        rows = min(ROW_GROUP_ROWS, max(1, ROW_GROUP_BYTES // a_row))
+        for start in range(0, table.num_rows, rows):
+            piece = table.slice(start, rows)
             if self._open is None:
                 name = f"part-{self._id}-{len(self._files):04d}.parquet"
                 self._open = _OpenFile(self._lake, self.folder, name, self._cast, self._partition)

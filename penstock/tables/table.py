@@ -65,10 +65,15 @@ class StoredFile:
     lowest: Mapping[str, Any]
     highest: Mapping[str, Any]
 
-    def may_hold(self, column: str, values: Iterable[str]) -> bool:
-        """Whether the file's statistics leave room for a row with one of these values."""
+    def may_hold(self, column: str, values: Iterable[str], *, is_prefix: bool = False) -> bool:
+        """Whether the file's statistics leave room for a row with one of these values, or one that
+        begins with it.
+        """
         low, high = self.lowest.get(column), self.highest.get(column)
-        return low is None or high is None or any(low <= value <= high for value in values)
+        if low is None or high is None:
+            return True
+        last = "\U0010ffff" if is_prefix else ""
+        return any(low <= value + last and value <= high for value in values)
 
 
 class Table:
