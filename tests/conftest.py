@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import uuid
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -165,6 +167,7 @@ class S3Server:
 
 
 _SERVERS = list[str]()
+_LEFT_OUT = list[str]()
 
 
 @pytest.fixture(scope="session")
@@ -205,6 +208,35 @@ def _moto() -> Iterator[S3Server]:
 def s3_lake(s3_server: S3Server) -> Lake:
     """An empty lake in a bucket of its own."""
     return Lake(f"s3://{s3_server.new_bucket()}/lake", storage_options=s3_server.options)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of an empty PostgreSQL database, where the server is installed."""
+    tools = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [
+        Path(found).parent for found in [shutil.which("initdb")] if found
+    ]
+    if not tools:
+        _LEFT_OUT.append("tests on PostgreSQL (it is not installed)")
+        pytest.skip("PostgreSQL is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="penstock-postgres-", dir="/tmp"))
+    user: Any = {"user": "postgres"} if os.geteuid() == 0 else {}
+    if user:
+        shutil.chown(folder, "postgres")
+    port = free_port()
+
+    def run(tool: str, *arguments: str) -> None:
+        command = [str(tools[-1] / tool), "-D", str(folder / "data"), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder, **user)
+
+    run("initdb", "-A", "trust", "-U", "penstock", "--no-sync", "-E", "UTF8")
+    settings = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder} -c fsync=off"
+    run("pg_ctl", "-w", "-o", settings, "-l", str(folder / "log"), "start")
+    try:
+        yield f"postgresql://penstock@127.0.0.1:{port}/postgres"
+    finally:
+        run("pg_ctl", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -249,3 +281,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     }
     for kind in _SERVERS:
         terminalreporter.write_line(f"S3 server: {said[kind]}")
+    for what in _LEFT_OUT:
+        terminalreporter.write_line(f"Left out: {what}")

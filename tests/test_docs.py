@@ -48,15 +48,15 @@ def _blocks() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("code", [c for _, c in _blocks()], ids=[n for n, _ in _blocks()])
-def test_a_code_block_runs(code: str, published: Path) -> None:
+def test_a_code_block_runs(code: str, published: Path, tmp_path: Path) -> None:
     if "schemas.news" in code:  # the module that the block before it is
         (schema,) = (other for _, other in _blocks() if "news/articles_raw" in other)
         code = (
             "import sys, types\nmodule = types.ModuleType('schemas.news')\n"
             f"exec({schema!r}, module.__dict__)\nsys.modules['schemas.news'] = module\n{code}"
         )
-    environment = {**os.environ, "PENSTOCK_LAKE": str(published)}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
+    environment = {**os.environ, "PENSTOCK_LAKE": str(published), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -3,7 +3,9 @@
 source.py      where files land, and how they are read
 discovery.py   list the source, leave out what the ledger has
 plan.py        a batch's files, put if absent
-read.py        rows as text, all of a file or none of it; delimited.py for CSV
+upstream.py    tables as sources: a database's by a high-water mark, a Delta table's change feed
+read.py        rows as text, all of a file or none of it; formats.py, delimited.py for CSV,
+               archives.py, media.py
 run.py         workers stage Parquet files; one Delta commit names them and carries the batch number
 metrics.py     what runs did, for Prometheus
 ledger.py      which files were read, with rows or the error; mended after any crash
@@ -11,5 +13,15 @@ ledger.py      which files were read, with rows or the error; mended after any c
 
 from penstock.ingest.run import IngestReport, Progress, batches, ingest, waiting_files
 from penstock.ingest.source import Source
+from penstock.ingest.upstream import DatabaseSource, DeltaSource
 
-__all__ = ["IngestReport", "Progress", "Source", "batches", "ingest", "waiting_files"]
+__all__ = [
+    "DatabaseSource",
+    "DeltaSource",
+    "IngestReport",
+    "Progress",
+    "Source",
+    "batches",
+    "ingest",
+    "waiting_files",
+]

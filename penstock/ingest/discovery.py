@@ -12,6 +12,7 @@ import polars as pl
 
 from penstock.errors import SourceError
 from penstock.ingest.source import Source
+from penstock.ingest.upstream import UpstreamSource
 
 NEW_FILES = pl.Schema(
     {
@@ -47,6 +48,8 @@ def new_files(
     SourceError: the folder is empty, and rows of files that are gone would all go out.
     """
     loaded = _with_rows(ledger)
+    if isinstance(source, UpstreamSource):
+        listing = source.stretch(ledger, listing)
     listed = listing.filter(source.is_read())
     found = listed.join(_known_states(source, ledger, is_retry=is_retry), on="path", how="left")
     is_known = (pl.col("size_bytes") == pl.col("known_size")) & (

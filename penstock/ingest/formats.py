@@ -149,7 +149,7 @@ def _lines(stream: IO[bytes], path: str) -> Iterator[pl.DataFrame]:
 def _parquet(source: Source, stream: Any, path: str) -> Iterator[pa.Table]:
     parquet = pq.ParquetFile(_seekable(stream))
     check_columns(source, parquet.schema_arrow.names, path)
-    yield from _typed(source, parquet.iter_batches(1 << 16), path)
+    yield from typed_rows(source, parquet.iter_batches(1 << 16), path)
 
 
 def _arrow(source: Source, stream: Any, path: str) -> Iterator[pa.Table]:
@@ -163,7 +163,7 @@ def _arrow(source: Source, stream: Any, path: str) -> Iterator[pa.Table]:
         opened = pa.ipc.open_stream(whole)
         batches = iter(opened)
     check_columns(source, opened.schema.names, path)
-    yield from _typed(source, batches, path)
+    yield from typed_rows(source, batches, path)
 
 
 def _orc(source: Source, stream: Any, path: str) -> Iterator[pa.Table]:
@@ -172,7 +172,7 @@ def _orc(source: Source, stream: Any, path: str) -> Iterator[pa.Table]:
     opened = orc.ORCFile(_seekable(stream))
     check_columns(source, opened.schema.names, path)
     stripes = (opened.read_stripe(number) for number in range(opened.nstripes))
-    yield from _typed(source, stripes, path)
+    yield from typed_rows(source, stripes, path)
 
 
 def _avro(source: Source, stream: Any, path: str) -> Iterator[pa.Table]:
@@ -193,7 +193,7 @@ def _excel(source: Source, stream: Any, path: str) -> Iterator[pa.Table]:
 
 def _of_frame(source: Source, frame: pl.DataFrame, path: str) -> Iterator[pa.Table]:
     check_columns(source, frame.columns, path)
-    yield from _typed(source, iter(frame.to_arrow().to_batches(1 << 16)), path)
+    yield from typed_rows(source, iter(frame.to_arrow().to_batches(1 << 16)), path)
 
 
 def _seekable(stream: Any) -> Any:
@@ -205,21 +205,33 @@ def _seekable(stream: Any) -> Any:
     return pa.BufferReader(stream.read())
 
 
-def _typed(source: Source, batches: Iterator[pa.RecordBatch], path: str) -> Iterator[pa.Table]:
+def typed_rows(source: Source, batches: Iterator[pa.RecordBatch], path: str) -> Iterator[pa.Table]:
     """Batches of a format with types, as the text that a CSV of them would hold."""
     seen = 0
     kept = {c.raw_name for c in source.contract.columns if c.kind == "binary"}
     for batch in batches:
         frame = pl.DataFrame(pl.from_arrow(batch))
         text = frame.select(
-            pl.col(name) if name in kept else pl.col(name).cast(pl.String) for name in frame.columns
+            pl.col(name) if name in kept else _as_text(name, kind)
+            for name, kind in frame.schema.items()
         ).to_arrow()
+        if not seen:
+            check_columns(source, frame.columns, path)
         rows = pa.array(np.arange(seen + 1, seen + batch.num_rows + 1))
         seen += batch.num_rows
         try:
             yield shaped(source, text, rows)
         except UnreadableFile as error:
             raise UnreadableFile(f"{path}: {error}") from error
+
+
+def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
+    """A column as text; what is nested, as JSON."""
+    if not kind.is_nested():
+        return pl.col(name).cast(pl.String)
+    wrapped = pl.struct(pl.col(name).alias("v")).struct.json_encode()
+    json_text = wrapped.str.strip_prefix('{"v":').str.head(-1)
+    return pl.when(pl.col(name).is_not_null()).then(json_text).alias(name)
 
 
 def shaped(source: Source, table: pa.Table, rows: pa.Array) -> pa.Table:

@@ -26,11 +26,12 @@ from penstock.errors import StorageError, UnreadableFile
 from penstock.ingest import delimited
 from penstock.ingest.archives import is_archive, members, unfolded_bytes
 from penstock.ingest.delimited import Header, Rows, Unmarked, check_text
-from penstock.ingest.formats import READERS, missing, shaped
+from penstock.ingest.formats import READERS, missing, shaped, typed_rows
 from penstock.ingest.ledger import FileResult
 from penstock.ingest.media import CONTENT_BYTES, HEAD_BYTES, Sighted, media_rows, wants_content
 from penstock.ingest.plan import PlannedFile
 from penstock.ingest.source import Source
+from penstock.ingest.upstream import Upstream, stretch_of
 from penstock.storage.sources import Fetched, FileState, SourceFolder
 from penstock.tables.rewrite import WITHIN
 
@@ -127,6 +128,24 @@ def read_large(
             yield from _sighted(source, folder, [Sighted(file, hashing.digest(), data)])
             return
         yield FileResult(file, "loaded", rows, checksum=hashing.digest())
+
+
+def read_stretch(
+    source: Source, upstream: Upstream, file: PlannedFile
+) -> Iterator[pa.Table | FileResult]:
+    """Rows of a table, as `read_large` gives those of a file.
+
+    Raises
+    ------
+    UnreadableFile: they can't be had; what came before is not to be kept.
+    """
+    rows = 0
+    with _explained(file.path):
+        batches = upstream.read(*stretch_of(file.tag))
+        for table in typed_rows(source, batches, file.path):
+            rows += table.num_rows
+            yield with_file(table, file.path)
+    yield FileResult(file, "loaded", rows)
 
 
 def failed(file: PlannedFile, error: UnreadableFile) -> FileResult:

@@ -38,8 +38,16 @@ from penstock.ingest.ledger import (
     stage_results,
 )
 from penstock.ingest.plan import Plan, PlannedFile, plan_batch
-from penstock.ingest.read import SMALL_BYTES, TooLarge, failed, read_large, read_small
+from penstock.ingest.read import (
+    SMALL_BYTES,
+    TooLarge,
+    failed,
+    read_large,
+    read_small,
+    read_stretch,
+)
 from penstock.ingest.source import Source
+from penstock.ingest.upstream import Upstream, UpstreamSource
 from penstock.lake import Lake
 from penstock.storage.sources import SourceFolder, without_credentials
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
@@ -354,7 +362,7 @@ def _tasks(source: Source, files: Sequence[PlannedFile]) -> Iterator[list[Planne
     task: list[PlannedFile] = []
     held = 0
     for file in files:
-        if file.size_bytes > SMALL_BYTES:
+        if _is_alone(source, file):
             yield [file]
             continue
         task.append(file)
@@ -364,6 +372,11 @@ def _tasks(source: Source, files: Sequence[PlannedFile]) -> Iterator[list[Planne
             task, held = [], 0
     if task:
         yield task
+
+
+def _is_alone(source: Source, file: PlannedFile) -> bool:
+    """Whether it is read as a stream."""
+    return isinstance(source, UpstreamSource) or file.size_bytes > SMALL_BYTES
 
 
 def _wait_for_one(written: list[Future[list[StagedFile]]]) -> None:
@@ -377,7 +390,12 @@ class _Worker:
     """A thread's share of a batch: tasks taken one after the other, staged into its own files."""
 
     def __init__(
-        self, lake: Lake, source: Source, folder: SourceFolder, plan: Plan, reporter: _Reporter
+        self,
+        lake: Lake,
+        source: Source,
+        folder: SourceFolder | Upstream,
+        plan: Plan,
+        reporter: _Reporter,
     ) -> None:
         self._lake, self._source, self._folder, self._plan = lake, source, folder, plan
         self._reporter = reporter
@@ -400,7 +418,7 @@ class _Worker:
                     files = tasks.popleft()
                 except IndexError:
                     break
-                if len(files) == 1 and files[0].size_bytes > SMALL_BYTES:
+                if len(files) == 1 and _is_alone(self._source, files[0]):
                     self._large(files[0])
                 else:
                     self._small(files)
@@ -416,6 +434,7 @@ class _Worker:
         discard(self._lake, self._key, self.staged)
 
     def _small(self, files: Sequence[PlannedFile]) -> None:
+        assert not isinstance(self._folder, Upstream)
         for found in read_small(self._source, self._folder, files):
             match found:
                 case FileResult():
@@ -434,7 +453,7 @@ class _Worker:
             result: FileResult | None = None
             try:
                 held = list[pa.Table]()
-                for found in read_large(self._source, self._folder, file):
+                for found in self._read(file):
                     if isinstance(found, FileResult):
                         result = found
                         continue
@@ -454,6 +473,11 @@ class _Worker:
                 result = failed(file, error)
         assert result is not None
         self._done(result)
+
+    def _read(self, file: PlannedFile) -> Iterator[pa.Table | FileResult]:
+        if isinstance(self._folder, Upstream):
+            return read_stretch(self._source, self._folder, file)
+        return read_large(self._source, self._folder, file)
 
     def _done(self, result: FileResult) -> None:
         self.results.append(result)
