@@ -59,6 +59,10 @@ class CommitConflict(LakeError):  # noqa: N818
     """Another writer committed the same batch first; nothing of this one is in the table."""
 
 
+class ConstraintBroken(LakeError):  # noqa: N818
+    """A row that was to be written breaks a constraint of its table."""
+
+
 class ContractError(PenstockError):
     """A contract is wrong in itself, or a batch breaks it so that nothing may commit."""
 

@@ -106,9 +106,9 @@ def read_large(
     """
     with _explained(file.path):
         if file.known is not None:
-            hashing = _Hashing(folder.open(file.path))
-            while hashing.read(1 << 20):
-                pass
+            with folder.open(file.path) as raw:
+                hashing = _Hashing(raw)
+                hashing.read_rest()
             _check_state(folder, file)
             if same := _seen_before(file, hashing.digest()):
                 yield same

@@ -51,8 +51,8 @@ from penstock.ingest.upstream import Upstream, UpstreamSource
 from penstock.lake import Lake
 from penstock.storage.sources import SourceFolder, without_credentials
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
-from penstock.tables.rewrite import rewrite_without
-from penstock.tables.staging import FILE_BYTES, discard
+from penstock.tables.rewrite import changes_without, rewrite_without
+from penstock.tables.staging import FILE_BYTES, SOURCE_FILE, discard
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +259,8 @@ def _run_batch(
             log.info("%s batch %d: new columns %s", source.table, plan.batch, ", ".join(added))
             bronze = bronze.table.create(_with_columns(bronze.schema, added))
         replaced = [result.file.path for result in results if result.replaces]
-        kept, removes = rewrite_without(bronze, "_source_file", replaced)
+        kept, removes = rewrite_without(bronze, SOURCE_FILE, replaced)
+        changes = changes_without(bronze, SOURCE_FILE, replaced, removes, staged)
         staged += kept
         ledger_rows = stage_results(lake, source, plan, results)
     except BaseException:
@@ -268,7 +269,7 @@ def _run_batch(
     transaction = Transaction(source.application, plan.batch)
     noted = note(plan, ledger_rows) | _measures(results) | {"seconds": clock.batch}
     try:
-        bronze.commit(staged, removes, transaction=transaction, note=noted)
+        bronze.commit(staged, removes, transaction=transaction, note=noted, changes=changes)
     except CommitConflict:
         discard(lake, ledger_table(lake, source).key, [ledger_rows])
         raise

@@ -28,7 +28,7 @@ from penstock.quality.compiled import UNIQUE, broken, looked_at
 from penstock.quality.repeats import Repeats
 from penstock.quality.results import Result
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
-from penstock.tables.rewrite import origin, rewrite_without
+from penstock.tables.rewrite import changes_without, origin, rewrite_without
 from penstock.tables.staging import discard
 from penstock.tables.table import StoredFile
 
@@ -182,6 +182,7 @@ class _Batch:
             rejects_out, rejects_gone = rewrite_without(rejects, "_source_file", replaced)
             table_out, table_gone = rewrite_without(table, "_source_file", replaced)
             good_files, bad_files = good.finish(), bad.finish()
+            changes = changes_without(table, "_source_file", replaced, table_gone, good_files)
         note = {
             "rows_accepted": good.rows,
             "rows_rejected": bad.rows,
@@ -193,7 +194,7 @@ class _Batch:
         ledger = Table(lake, ledger_name(contract.table)).snapshot()
         self._commit(ledger, self._stage_ledger(), [], {})
         adds = [*good_files, *table_out]
-        table.commit(adds, table_gone, transaction=self.transaction, note=note)
+        table.commit(adds, table_gone, transaction=self.transaction, note=note, changes=changes)
         self._add_to_run(good.rows, bad.rows)
 
     def _raw_frames(self) -> Iterator[pl.DataFrame]:

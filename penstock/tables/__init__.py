@@ -3,6 +3,7 @@
     batches ─▶ staging.py: Parquet files that no commit names ─▶ table.py: one commit ─▶ readers
 
     writing.py   append, overwrite, replace_where, upsert, delete; rewrite.py
+    changes.py   what each version did to rows; constraints.py, rules that every row keeps
     upkeep.py    optimize, vacuum, checkpoint, restore, clone; tags.py; history.py
     sql.py       DuckDB over it
 
@@ -10,6 +11,8 @@ A staged file does not exist for readers until a commit names it; whoever staged
 commit deletes it, and what a killed process left behind is part of no version.
 """
 
+from penstock.tables.changes import changes, enable_change_feed
+from penstock.tables.constraints import add_constraint, drop_constraint
 from penstock.tables.history import SchemaChange, schema_history
 from penstock.tables.staging import StagedFile, Stager
 from penstock.tables.table import Snapshot, Table, Transaction
@@ -25,10 +28,14 @@ __all__ = [
     "Table",
     "Transaction",
     "Written",
+    "add_constraint",
     "append",
+    "changes",
     "checkpoint",
     "clone",
     "delete",
+    "drop_constraint",
+    "enable_change_feed",
     "optimize",
     "overwrite",
     "replace_where",

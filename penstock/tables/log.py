@@ -37,6 +37,8 @@ class Entry:
     adds: Sequence[StagedFile] = ()
     removes: Sequence[tuple[str, int, Mapping[str, str]]] = ()
     """Path, bytes and partition of each file that goes."""
+    changes: Sequence[StagedFile] = ()
+    """Files of its changes of rows."""
     transaction: tuple[str, int] | None = None
     said: Mapping[str, str] = field(default_factory=dict[str, str])
     """Kept in the commit, for `history`."""
@@ -75,6 +77,15 @@ class Entry:
                     "extendedFileMetadata": True,
                     "partitionValues": dict(partition),
                     "size": size_bytes,
+                }
+            }
+        for file in self.changes:
+            yield {
+                "cdc": {
+                    "path": quote(file.path, safe=_SAFE),
+                    "partitionValues": dict(file.partition),
+                    "size": file.size_bytes,
+                    "dataChange": False,
                 }
             }
         for file in self.adds:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from penstock.tables.changes import staged_changes
 from penstock.tables.staging import StagedFile, Stager
 from penstock.tables.table import Snapshot, StoredFile
 
@@ -18,6 +19,23 @@ def origin(column: str) -> pl.Expr:
     return pl.col(column).str.split_exact(WITHIN, 1).struct.field("field_0").alias(column)
 
 
+def _of(column: str, values: Sequence[str]) -> pl.Expr:
+    return origin(column).is_in(list(values))
+
+
+def changes_without(
+    snapshot: Snapshot,
+    column: str,
+    values: Sequence[str],
+    removes: Sequence[StoredFile],
+    adds: Sequence[StagedFile],
+) -> list[StagedFile]:
+    """For the change feed of a table that has one: what `rewrite_without` takes out of `removes`,
+    and what a commit adds besides.
+    """
+    return staged_changes(snapshot, removes, _of(column, values), adds)
+
+
 def rewrite_without(
     snapshot: Snapshot, column: str, values: Sequence[str]
 ) -> tuple[list[StagedFile], list[StoredFile]]:
@@ -27,6 +45,7 @@ def rewrite_without(
     """
     if not values:
         return [], []
+    kept_rows = ~_of(column, values)
     within = [f"{value}{WITHIN}" for value in values]
     touched = [
         file
@@ -36,9 +55,7 @@ def rewrite_without(
     table = snapshot.table
     with Stager(table.lake, table.name, snapshot.schema) as stager:
         for file in touched:
-            kept = snapshot.read([file], snapshot.schema.names).filter(
-                ~origin(column).is_in(list(values))
-            )
+            kept = snapshot.read([file], snapshot.schema.names).filter(kept_rows)
             for frame in kept.collect_batches():
                 stager.write(frame.to_arrow())
         return stager.finish(), touched

@@ -8,7 +8,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +31,28 @@ _LONGEST_BOUND = 64
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A data file that a table's version names."""
+
+    path: str
+    size_bytes: int
+    rows: int
+    partition: Mapping[str, str]
+    lowest: Mapping[str, Any]
+    highest: Mapping[str, Any]
+
+    def may_hold(self, column: str, values: Iterable[str], *, is_prefix: bool = False) -> bool:
+        """Whether the file's statistics leave room for a row with one of these values, or one that
+        begins with it.
+        """
+        low, high = self.lowest.get(column), self.highest.get(column)
+        if low is None or high is None:
+            return True
+        last = "\U0010ffff" if is_prefix else ""
+        return any(low <= value + last and value <= high for value in values)
+
+
+@dataclass(frozen=True, slots=True)
 class StagedFile:
     """A Parquet file that no commit names yet."""
 
@@ -43,6 +65,10 @@ class StagedFile:
     """As Delta's protocol wants it: JSON of numRecords, minValues, maxValues, nullCount."""
     modified_ms: int
 
+    def as_stored(self) -> StoredFile:
+        """As a version that names it has it, without statistics."""
+        return StoredFile(self.path, self.size_bytes, self.rows, self.partition, {}, {})
+
 
 class Stager:
     """Writes a stream of batches as Parquet files of a healthy size.
@@ -54,6 +80,7 @@ class Stager:
     schema: of the whole table; batches are cast to it, partition columns are left out of files.
     partition: values of the partition columns, as strings, for every row written.
     file_bytes: after which a new file is begun, counted as Arrow holds them, or as stored.
+    subfolder: of the table's folder, ending with a slash.
     """
 
     def __init__(
@@ -65,6 +92,7 @@ class Stager:
         partition: Mapping[str, str] | None = None,
         file_bytes: int = FILE_BYTES,
         counts_stored: bool = False,
+        subfolder: str = "",
     ) -> None:
         self._lake, self.folder = lake, table_key(name)
         self._partition = dict(partition or {})
@@ -72,6 +100,7 @@ class Stager:
         self._cast = pa.schema(
             [f.with_type(_NAMED) if f.name == SOURCE_FILE else f for f in self._schema]
         )
+        self._subfolder = subfolder
         self._file_bytes, self._counts_stored = file_bytes, counts_stored
         self._files: list[StagedFile] = []
         self._id = uuid.uuid4().hex
@@ -104,7 +133,8 @@ class Stager:
             piece = table.slice(start, rows)
             if self._open is None:
                 name = f"part-{self._id}-{len(self._files):04d}.parquet"
-                self._open = _OpenFile(self._lake, self.folder, name, self._cast, self._partition)
+                path = f"{self._subfolder}{_hive(self._partition)}{name}"
+                self._open = _OpenFile(self._lake, self.folder, path, self._cast, self._partition)
             self._open.write(piece)
             self.rows += piece.num_rows
 
@@ -131,12 +161,15 @@ def discard(lake: Lake, folder: str, files: list[StagedFile]) -> None:
     lake.objects.delete(f"{folder}/{file.path}" for file in files)
 
 
+def _hive(partition: Mapping[str, str]) -> str:
+    return "".join(f"{key}={quote(value, safe='')}/" for key, value in partition.items())
+
+
 class _OpenFile:
     def __init__(
-        self, lake: Lake, folder: str, name: str, schema: pa.Schema, partition: Mapping[str, str]
+        self, lake: Lake, folder: str, path: str, schema: pa.Schema, partition: Mapping[str, str]
     ) -> None:
-        hive = "".join(f"{key}={quote(value, safe='')}/" for key, value in partition.items())
-        self._path = f"{hive}{name}"
+        self._path = path
         self._partition = partition
         self._key, self._objects = f"{folder}/{self._path}", lake.objects
         self._sink = self._objects.open_writer(self._key)

@@ -26,11 +26,18 @@ import pyarrow as pa
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from penstock.errors import CommitConflict, LakeError, StorageError, TableNotFound, did_you_mean
+from penstock.errors import (
+    CommitConflict,
+    ConstraintBroken,
+    LakeError,
+    StorageError,
+    TableNotFound,
+    did_you_mean,
+)
 from penstock.lake import Lake, table_key
 from penstock.storage.objects import persistently
 from penstock.tables.log import Entry, commit_info, path_of, put_entry
-from penstock.tables.staging import StagedFile, discard, statistics_json
+from penstock.tables.staging import StagedFile, StoredFile, discard, statistics_json
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -40,8 +47,18 @@ log = logging.getLogger(__name__)
 _CHECKPOINT_EVERY = 100
 _READ_AT_ONCE = 8
 """Log entries."""
-_WRITER_FEATURES = {"appendOnly", "invariants", "timestampNtz", "changeDataFeed"}
-"""That ask nothing of who adds and removes whole files."""
+_WRITER_FEATURES = {
+    "appendOnly",
+    "invariants",
+    "timestampNtz",
+    "changeDataFeed",
+    "checkConstraints",
+}
+"""That are kept to here, or ask nothing of who adds and removes whole files."""
+_WRITER_VERSION = 4
+"""Up to which an older protocol asks for no more than those, and generated columns."""
+CHANGE_FEED = "delta.enableChangeDataFeed"
+CONSTRAINT = "delta.constraints."
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +69,6 @@ class Transaction:
     """Such as `ingest/retail/sales_raw`."""
     number: int
     """Starts at 1 and grows by one a batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A data file that a table's version names."""
-
-    path: str
-    size_bytes: int
-    rows: int
-    partition: Mapping[str, str]
-    lowest: Mapping[str, Any]
-    highest: Mapping[str, Any]
-
-    def may_hold(self, column: str, values: Iterable[str], *, is_prefix: bool = False) -> bool:
-        """Whether the file's statistics leave room for a row with one of these values, or one that
-        begins with it.
-        """
-        low, high = self.lowest.get(column), self.highest.get(column)
-        if low is None or high is None:
-            return True
-        last = "\U0010ffff" if is_prefix else ""
-        return any(low <= value + last and value <= high for value in values)
 
 
 class Table:
@@ -236,6 +231,21 @@ class Snapshot:
         return pa.schema(self.delta.schema())
 
     @property
+    def has_change_feed(self) -> bool:
+        """Whether commits have to tell which rows they change."""
+        return self.delta.metadata().configuration.get(CHANGE_FEED, "").lower() == "true"
+
+    @property
+    def constraints(self) -> dict[str, str]:
+        """Rules that every row keeps, as SQL, by name."""
+        found = self.delta.metadata().configuration.items()
+        return {
+            name.removeprefix(CONSTRAINT): rule
+            for name, rule in found
+            if name.startswith(CONSTRAINT)
+        }
+
+    @property
     def partition_columns(self) -> list[str]:
         """The columns whose values are in the folders' names."""
         return list(self.delta.metadata().partition_columns)
@@ -318,6 +328,21 @@ class Snapshot:
             hive_partitioning=False,
         ).select(columns)
 
+    def rows_of(self, file: StoredFile) -> pl.LazyFrame:
+        """A data file's rows, partition columns too."""
+        partitions = set(self.partition_columns)
+        names = [name for name in self.schema.names if name not in partitions]
+        rows = self.read([file], names)
+        if not partitions:
+            return rows
+        kinds = {name: self.schema.field(name).type for name in partitions}
+        values = [
+            # A partition's value, from how the log writes it.
+            pl.lit(pl.Series(name, pa.array([file.partition.get(name)], pa.string()).cast(kind)))
+            for name, kind in kinds.items()
+        ]
+        return rows.with_columns(values).select(self.schema.names)
+
     def transaction(self, application: str) -> int:
         """The newest batch number that the application has committed; 0 before its first."""
         return self.delta.transaction_version(application) or 0
@@ -357,6 +382,7 @@ class Snapshot:
         is_alone: bool = False,
         changes_data: bool = True,
         schema: pa.Schema | None = None,
+        changes: Sequence[StagedFile] = (),
     ) -> Snapshot:
         """Add and remove data files in one version; the table as of it.
 
@@ -370,11 +396,14 @@ class Snapshot:
         is_alone: whether it is refused if anything was committed since this version.
         changes_data: false where the same rows come and go, in other files.
         schema: the table's from now on; by default it stays.
+        changes: files of the rows that change, where the table has a change feed and files are
+            copied; see `changes.staged_changes`.
 
         Raises
         ------
         CommitConflict: the transaction is in the log already, or a file to remove was removed by
             another writer. Nothing was committed, and the staged files are deleted.
+        ConstraintBroken: a row of `adds` breaks a constraint of the table. Likewise.
         LakeError: the table asks of writers what isn't done here.
         StorageError: the lake can't be reached; whether it was committed is for a later look.
         """
@@ -382,7 +411,7 @@ class Snapshot:
 
         def give_up() -> None:
             if discards:
-                discard(table.lake, table.key, list(adds))
+                discard(table.lake, table.key, [*adds, *changes])
 
         if transaction and self.transaction(transaction.application) >= transaction.number:
             give_up()
@@ -391,6 +420,12 @@ class Snapshot:
                 "is in the table already"
             )
         self._check_writable()
+        if changes_data and self.constraints:
+            try:
+                self._check_constraints(adds)
+            except ConstraintBroken:
+                give_up()
+                raise
         name = transaction.application if transaction else application
         entry = Entry(
             id=uuid.uuid4().hex,
@@ -403,6 +438,7 @@ class Snapshot:
             },
             changes_data=changes_data,
             metadata=None if schema is None else self._metadata(schema),
+            changes=changes,
         )
         what = f"{table.name}: {name or 'commit'}"
         try:
@@ -434,12 +470,29 @@ class Snapshot:
         """Raise `LakeError` where the table asks of writers what isn't done here."""
         protocol = self.delta.protocol()
         unknown = set(protocol.writer_features or []) - _WRITER_FEATURES
-        if unknown or (protocol.min_writer_version > 2 and not protocol.writer_features):
-            asked = ", ".join(sorted(unknown)) or f"writer version {protocol.min_writer_version}"
+        version = 0 if protocol.writer_features else protocol.min_writer_version
+        if version == _WRITER_VERSION and b"delta.generationExpression" in self._schema_json():
+            unknown.add("generatedColumns")
+        if unknown or version > _WRITER_VERSION:
+            asked = ", ".join(sorted(unknown)) or f"writer version {version}"
             raise LakeError(
                 f"{self.table.name}: it was made by another engine and asks of its writers "
                 f"{asked}, which Penstock doesn't do; write to it with that engine"
             )
+
+    def _schema_json(self) -> bytes:
+        return self.delta.schema().to_json().encode()
+
+    def _check_constraints(self, adds: Sequence[StagedFile]) -> None:
+        for name, rule in self.constraints.items():
+            is_broken = ~pl.sql_expr(rule).fill_null(value=False)
+            for file in adds:
+                rows = self.rows_of(file.as_stored()).filter(is_broken).head(1).collect()
+                if rows.height:
+                    raise ConstraintBroken(
+                        f"{self.table.name}: constraint {name} ({rule}) is broken by "
+                        f"{rows.row(0, named=True)}; nothing was committed"
+                    )
 
     def _checkpoint(self, version: int) -> None:
         """Best effort: readers start from it, and the next one does as well."""

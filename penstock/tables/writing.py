@@ -18,7 +18,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from penstock.errors import CommitConflict, LakeError
+from penstock.errors import CommitConflict, ConstraintBroken, LakeError
+from penstock.tables.changes import ChangeWriter, staged_changes
 from penstock.tables.staging import StagedFile, Stager, discard
 from penstock.tables.table import Snapshot, StoredFile, Table, as_stored
 
@@ -62,7 +63,7 @@ def append(table: Table, rows: Rows, *, partition_by: Sequence[str] = ()) -> Wri
     staged = _staged(snapshot, batches)
     try:
         done = snapshot.commit(staged, application="append", discards=False)
-    except CommitConflict:
+    except (CommitConflict, ConstraintBroken):
         discard(table.lake, table.key, staged)
         raise
     return _written(done, staged, [], inserted=sum(file.rows for file in staged))
@@ -93,14 +94,23 @@ def replace_where(
         batches = _checked(batches, matches, f"{table.name}: replace_where({predicate})")
     staged = _staged(snapshot, batches)
     inserted = sum(file.rows for file in staged)
-    rewriting = _Rewriting(table, lambda at, file: _without(at, file, matches))
+    rewriting = _Rewriting(
+        table,
+        lambda at, file: _without(at, file, matches),
+        lambda at, files: staged_changes(at, files, matches, staged),
+    )
     return rewriting.run("replace_where", staged, inserted=inserted)
 
 
 def delete(table: Table, predicate: Predicate) -> Written:
     """The rows for which a predicate is true out. Files that hold none are not touched."""
     matches = _expression(predicate)
-    return _Rewriting(table, lambda at, file: _without(at, file, matches)).run("delete", [])
+    rewriting = _Rewriting(
+        table,
+        lambda at, file: _without(at, file, matches),
+        lambda at, files: staged_changes(at, files, matches, []),
+    )
+    return rewriting.run("delete", [])
 
 
 def upsert(
@@ -123,7 +133,7 @@ def upsert(
     snapshot = table.create(as_stored(given.to_arrow().schema))
     doomed = _expression(delete_where) if delete_where is not None else pl.lit(value=False)
     merge = _Merge(table, given, list(key), given.filter(~doomed), snapshot.schema)
-    rewriting = _Rewriting(table, merge.copy)
+    rewriting = _Rewriting(table, merge.copy, merge.changes)
     return rewriting.run("upsert", [], last=merge.inserted)
 
 
@@ -137,13 +147,13 @@ def widen(table: Table, kinds: Mapping[str, pa.DataType]) -> Snapshot:
 
     def copy(snapshot: Snapshot, file: StoredFile) -> _Copy:
         try:
-            rows = _rows(snapshot, file)
+            rows = snapshot.rows_of(file)
             staged = _copied(snapshot, file, rows, _with_kinds(snapshot.schema, kinds))
         except pa.ArrowInvalid as error:
             raise LakeError(f"{table.name}: {file.path}: can't be widened: {error}") from error
         return _Copy(staged, file.rows)
 
-    return _Rewriting(table, copy).run("widen", [], kinds=kinds).snapshot
+    return _Rewriting(table, copy, lambda _, __: []).run("widen", [], kinds=kinds).snapshot
 
 
 def _with_kinds(schema: pa.Schema, kinds: Mapping[str, pa.DataType]) -> pa.Schema:
@@ -162,10 +172,20 @@ class _Copy:
 
 
 class _Rewriting:
-    """Copies of data files without some rows, and one commit that puts them in place."""
+    """Copies of data files without some rows, and one commit that puts them in place.
 
-    def __init__(self, table: Table, copy: Callable[[Snapshot, StoredFile], _Copy]) -> None:
-        self._table, self._copy = table, copy
+    Parameters
+    ----------
+    changes: stages the files that tell what a commit does to the rows of those it takes out.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        copy: Callable[[Snapshot, StoredFile], _Copy],
+        changes: Callable[[Snapshot, Sequence[StoredFile]], list[StagedFile]],
+    ) -> None:
+        self._table, self._copy, self._changes = table, copy, changes
         self._done: dict[str, _Copy] = {}
 
     def run(
@@ -184,7 +204,7 @@ class _Rewriting:
         kinds: types that columns have from now on, where they change.
         last: files to add once all copies are made, rows inserted and rows updated in them.
         """
-        finishing = list[StagedFile]()
+        finishing, changes = list[StagedFile](), list[StagedFile]()
         is_unsure = False
         try:
             for attempt in range(_ATTEMPTS):
@@ -200,6 +220,7 @@ class _Rewriting:
                     return Written(snapshot)
                 if schema is not None and schema == snapshot.schema:
                     raise CommitConflict(f"{self._table.name}: another writer widened it")
+                changes = self._changes(snapshot, touched)
                 is_unsure = True  # an error other than a conflict says nothing of the log
                 try:
                     done = snapshot.commit(
@@ -209,13 +230,17 @@ class _Rewriting:
                         discards=False,
                         is_alone=True,
                         schema=schema,
+                        changes=changes,
                     )
+                except ConstraintBroken:
+                    is_unsure = False
+                    raise
                 except CommitConflict:
                     is_unsure = False
                     if attempt == _ATTEMPTS - 1:
                         raise
-                    discard(self._table.lake, self._table.key, finishing)
-                    finishing = []
+                    discard(self._table.lake, self._table.key, [*finishing, *changes])
+                    finishing, changes = [], []
                     time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
                     continue
                 matched = sum(copy.matched for copy in self._done.values())
@@ -230,7 +255,7 @@ class _Rewriting:
         except BaseException:
             if not is_unsure:
                 copies = [file for copy in self._done.values() for file in copy.staged]
-                discard(self._table.lake, self._table.key, [*adds, *copies, *finishing])
+                discard(self._table.lake, self._table.key, [*adds, *copies, *finishing, *changes])
             raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -273,7 +298,7 @@ class _Merge:
         """The file without the rows whose key is given."""
         if not self._may_match(file):
             return _Copy()
-        rows, keys = _rows(snapshot, file), self._keys.lazy()
+        rows, keys = snapshot.rows_of(file), self._keys.lazy()
         wanted = [*self._key, *self._missing]
         found = rows.select(wanted).join(keys, on=self._key, how="semi").collect()
         if found.is_empty():
@@ -290,6 +315,29 @@ class _Merge:
         at = self._first.search_sorted(low, side="left")
         return bool(at < len(self._first) and self._first[at] <= high)
 
+    def changes(self, snapshot: Snapshot, files: Sequence[StoredFile]) -> list[StagedFile]:
+        """Files of what an upsert does to rows: old and new values, rows that go and come."""
+        if not snapshot.has_change_feed or not files:
+            return []
+        key, keys = self._key, self._keys.lazy()
+        kept = self._kept.lazy()
+        with ChangeWriter(snapshot) as writer:
+            found = list[pl.DataFrame]()
+            for file in files:
+                rows = snapshot.rows_of(file).join(keys, on=key, how="semi")
+                writer.write(rows.join(kept, on=key, how="semi"), "update_preimage")
+                writer.write(rows.join(kept, on=key, how="anti"), "delete")
+                found.append(rows.select(*key, *self._missing).collect())
+            old = pl.concat(found).lazy()
+            new = (
+                kept.join(old, on=key, how="inner")
+                if self._missing
+                else kept.join(old, on=key, how="semi")
+            )
+            writer.write(new, "update_postimage")
+            writer.write(kept.join(old, on=key, how="anti"), "insert")
+            return writer.finish()
+
     def inserted(self, copies: Iterable[_Copy]) -> tuple[list[StagedFile], int, int]:
         """Files with the new values of rows that were there, and of others."""
         old = [copy.old for copy in copies if copy.old is not None]
@@ -305,7 +353,7 @@ class _Merge:
 
 
 def _without(snapshot: Snapshot, file: StoredFile, matches: pl.Expr) -> _Copy:
-    rows = _rows(snapshot, file)
+    rows = snapshot.rows_of(file)
     matched = int(rows.filter(matches).select(pl.len()).collect().item())
     if matched in (0, file.rows):
         return _Copy(matched=matched)
@@ -328,26 +376,6 @@ def _copied(
         for frame in rows.collect_batches(maintain_order=True):
             stager.write(frame.to_arrow())
         return stager.finish()
-
-
-def _rows(snapshot: Snapshot, file: StoredFile) -> pl.LazyFrame:
-    """A data file's rows, partition columns too."""
-    partitions = set(snapshot.partition_columns)
-    names = [name for name in snapshot.schema.names if name not in partitions]
-    rows = snapshot.read([file], names)
-    if not partitions:
-        return rows
-    kinds = {name: snapshot.schema.field(name).type for name in partitions}
-    values = [
-        pl.lit(pl.Series(name, _value(file.partition.get(name), kind)))
-        for name, kind in kinds.items()
-    ]
-    return rows.with_columns(values).select(snapshot.schema.names)
-
-
-def _value(text: str | None, kind: pa.DataType) -> pa.Array:
-    """A partition's value, from how the log writes it."""
-    return pa.array([text], pa.string()).cast(kind)
 
 
 def _staged(snapshot: Snapshot, batches: Iterator[pa.RecordBatch]) -> list[StagedFile]:

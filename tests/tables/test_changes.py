@@ -1,0 +1,212 @@
+"""The change feed and constraints: what a version did, and what none may."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock import Lake, validate
+from penstock.errors import ConstraintBroken, LakeError
+from penstock.ingest import ingest
+from penstock.tables import (
+    Table,
+    add_constraint,
+    append,
+    changes,
+    delete,
+    drop_constraint,
+    enable_change_feed,
+    optimize,
+    overwrite,
+    replace_where,
+    upsert,
+    vacuum,
+)
+from tests.conftest import Shop
+
+Rows = dict[int, tuple[str, int]]
+_SOME = st.dictionaries(st.integers(0, 12), st.tuples(st.sampled_from("abc"), st.integers(0, 4)))
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("upsert"), _SOME),
+        st.tuples(st.just("delete"), st.integers(0, 4)),
+        st.tuples(st.just("replace"), _SOME),
+        st.tuples(st.just("overwrite"), _SOME),
+        st.tuples(st.just("optimize"), st.none()),
+    ),
+    max_size=6,
+)
+
+
+def frame(rows: Rows) -> pl.DataFrame:
+    values = [(key, name, n) for key, (name, n) in rows.items()]
+    return pl.DataFrame(
+        values, schema={"id": pl.Int64, "name": pl.String, "n": pl.Int64}, orient="row"
+    )
+
+
+def read(table: Table, first: int, last: int | None = None) -> pl.DataFrame:
+    batches = [pl.DataFrame(pl.from_arrow(batch)) for batch in changes(table, first, last)]
+    return pl.concat(batches) if batches else pl.DataFrame()
+
+
+def replayed(table: Table, first: int) -> Rows:
+    """The rows that the changes since a version add up to, in the order of versions."""
+    found: Rows = {}
+    all_changes = read(table, first)
+    if all_changes.is_empty():
+        return found
+    for _, version in sorted(
+        all_changes.partition_by("_commit_version", as_dict=True).items(), key=lambda item: item[0]
+    ):
+        gone = version.filter(pl.col("_change_type").is_in(["delete", "update_preimage"]))
+        for key, name, n in gone.select("id", "name", "n").rows():
+            assert found.pop(key) == (name, n)
+        come = version.filter(pl.col("_change_type").is_in(["insert", "update_postimage"]))
+        for key, name, n in come.select("id", "name", "n").rows():
+            assert key not in found
+            found[key] = (name, n)
+    return found
+
+
+@pytest.mark.parametrize("partitions", [[], ["name"]])
+@settings(deadline=None, max_examples=20)
+@given(steps=_STEPS)
+def test_the_feed_adds_up_to_the_rows(
+    tmp_path_factory: pytest.TempPathFactory, partitions: list[str], steps: list[tuple[str, Rows]]
+) -> None:
+    table = Table(Lake(tmp_path_factory.mktemp("feed")), "shop/prices")
+    table.create(frame({}).to_arrow().schema, partition_by=partitions)
+    begun = enable_change_feed(table).version
+    model: Rows = {}
+    for step, what in steps:
+        match step:
+            case "upsert":
+                upsert(table, frame(what), ["id"])
+                model |= what
+            case "delete":
+                delete(table, f"n = {what}")
+                model = {key: row for key, row in model.items() if row[1] != what}
+            case "replace":
+                others = {key: row for key, row in what.items() if key not in model}
+                low = {key: (name, 0) for key, (name, _) in others.items()}
+                replace_where(table, "n = 0", frame(low))
+                model = {key: row for key, row in model.items() if row[1] != 0} | low
+            case "overwrite":
+                overwrite(table, frame(what))
+                model = dict(what)
+            case _:
+                optimize(table)
+        rows = table.snapshot().scan().select("id", "name", "n").collect().rows()
+        assert {key: (name, n) for key, name, n in rows} == model
+    assert replayed(table, begun) == model
+
+
+def test_an_upsert_tells_old_values_from_new(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, frame({1: ("a", 1), 2: ("b", 2), 3: ("c", 3)}))
+    enable_change_feed(table)
+    given = pl.DataFrame({"id": [1, 2, 9], "n": [10, 0, 90]})
+
+    done = upsert(table, given, ["id"], delete_where="n = 0")
+
+    told = read(table, done.version).sort("id", "_change_type")
+    assert told.select("id", "name", "n", "_change_type").rows() == [
+        (1, "a", 10, "update_postimage"),
+        (1, "a", 1, "update_preimage"),
+        (2, "b", 2, "delete"),
+        (9, None, 90, "insert"),
+    ]
+    assert done.rows_deleted == 1
+
+
+def test_a_file_that_changed_is_told_by_bronze_and_table(shop: Shop) -> None:
+    shop.write_orders("a.csv", 3)
+    shop.write_orders("b.csv", 2, first=10)
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+    tables = [Table(shop.lake, name) for name in ("shop/orders_raw", "shop/orders")]
+    begun = [enable_change_feed(table).version for table in tables]
+    shop.write_orders("a.csv", 2, first=2)
+
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+
+    for table, first, key in zip(tables, begun, ("id", "order_id"), strict=True):
+        told = read(table, first).select("_change_type", key).sort(pl.all()).rows()
+        assert told == [
+            ("delete", "o0"),
+            ("delete", "o1"),
+            ("delete", "o2"),
+            ("insert", "o2"),
+            ("insert", "o3"),
+        ]
+
+
+def test_a_table_without_a_feed_says_how_to_have_one(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, frame({1: ("a", 1)}))
+    with pytest.raises(LakeError, match=r"version 0 has no change feed; enable_change_feed"):
+        read(table, 0)
+
+
+def test_a_refused_write_leaves_no_file_of_changes(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, frame({1: ("a", 1), 2: ("b", 2)}))
+    enable_change_feed(table)
+    add_constraint(table, "few", "n < 100")
+
+    with pytest.raises(ConstraintBroken, match=r"constraint few \(n < 100\) is broken by .*500"):
+        upsert(table, frame({1: ("a", 500)}), ["id"])
+
+    assert vacuum(table, keep=timedelta(0)).files_deleted == 0
+
+
+# Constraints
+
+
+def test_a_commit_that_breaks_a_constraint_is_refused(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, frame({1: ("a", 1)}))
+    add_constraint(table, "positive", "n > 0 AND name <> 'z'")
+    before = table.snapshot().version
+
+    for write in (
+        lambda: append(table, frame({2: ("b", 0)})),
+        lambda: overwrite(table, frame({2: ("z", 5)})),
+        lambda: upsert(table, frame({1: ("a", -1)}), ["id"]),
+        lambda: append(table, pl.DataFrame({"id": [3]})),  # null is not true
+    ):
+        with pytest.raises(ConstraintBroken, match="positive"):
+            write()
+    append(table, frame({2: ("b", 2)}))
+
+    assert table.snapshot().version == before + 1
+    folder = lake.objects.local_path(table.key)
+    assert folder is not None
+    assert len(list(folder.glob("*.parquet"))) == 2
+    assert DeltaTable(table.uri).protocol().min_writer_version == 3
+
+
+def test_a_constraint_that_rows_break_is_not_added(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, frame({1: ("a", 1), 2: ("b", -2)}))
+    with pytest.raises(LakeError, match=r"positive: n > 0: broken by .*-2.*take such rows out"):
+        add_constraint(table, "positive", "n > 0")
+    with pytest.raises(LakeError, match="constraint odd: n >>: "):
+        add_constraint(table, "odd", "n >>")
+    with pytest.raises(LakeError, match="constraint other: "):
+        add_constraint(table, "other", "no_such_column > 0")
+    delete(table, "n < 0")
+    add_constraint(table, "positive", "n > 0")
+    with pytest.raises(LakeError, match="there is a constraint positive: n > 0"):
+        add_constraint(table, "positive", "n > 1")
+    drop_constraint(table, "positive")
+    append(table, frame({5: ("e", -5)}))
+    with pytest.raises(LakeError, match="no constraint positive; there are: none"):
+        drop_constraint(table, "positive")
