@@ -13,6 +13,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,7 +168,7 @@ class S3Server:
 
 
 _SERVERS = list[str]()
-_LEFT_OUT = list[str]()
+LEFT_OUT = list[str]()
 
 
 @pytest.fixture(scope="session")
@@ -190,16 +191,19 @@ def s3_server() -> Iterator[S3Server]:
             if not was_running:
                 subprocess.run([launcher, "stop"], capture_output=True, check=False)
             return
-    yield from _moto()
+    with moto() as server:
+        _SERVERS.append("moto")
+        yield server
 
 
-def _moto() -> Iterator[S3Server]:
+@contextmanager
+def moto() -> Iterator[S3Server]:
+    """Moto's server, of S3 and other services."""
     port = free_port()
     command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         endpoint = f"http://127.0.0.1:{port}"
         wait_for(lambda: _answers(endpoint), seconds=30)
-        _SERVERS.append("moto")
         yield S3Server("moto", endpoint, "penstock", "penstock-secret")
         server.terminate()
 
@@ -217,7 +221,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         Path(found).parent for found in [shutil.which("initdb")] if found
     ]
     if not tools:
-        _LEFT_OUT.append("tests on PostgreSQL (it is not installed)")
+        LEFT_OUT.append("tests on PostgreSQL (it is not installed)")
         pytest.skip("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="penstock-postgres-", dir="/tmp"))
     user: Any = {"user": "postgres"} if os.geteuid() == 0 else {}
@@ -281,5 +285,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     }
     for kind in _SERVERS:
         terminalreporter.write_line(f"S3 server: {said[kind]}")
-    for what in _LEFT_OUT:
+    for what in LEFT_OUT:
         terminalreporter.write_line(f"Left out: {what}")

@@ -28,6 +28,7 @@ _SECONDS_BETWEEN = 0.1
 @click.option("--raw", help="The folder of raw files; by default the source's.")
 @click.option("--max-files", type=click.IntRange(min=1), help="Files a batch.")
 @click.option("--retry", is_flag=True, help="Also files that could not be read before.")
+@click.option("--full", is_flag=True, help="List all, despite a lookback or notifications.")
 @click.option("--watch", is_flag=True, help="Go on as new files come, until Ctrl-C.")
 @click.option(
     "--every", type=click.FloatRange(min=0.1), default=30, show_default=True, help="Seconds."
@@ -41,6 +42,7 @@ def ingest(
     raw: str | None,
     max_files: int | None,
     retry: bool,
+    full: bool,
     watch: bool,
     every: float,
     metrics_port: int | None,
@@ -62,7 +64,7 @@ def ingest(
         _watch(lake, source, max_files, every, metrics_port)
         return
     with _shown(source) as tell:
-        report, validated_, unread = _run(lake, source, max_files, retry=retry, tell=tell)
+        report, validated_, unread = _run(lake, source, max_files, tell, retry=retry, full=full)
     value = {**_facts(report), "unread": unread, "validated": validated_}
     if as_json:
         echo_json(value)
@@ -143,14 +145,15 @@ def _run(
     lake: Lake,
     source: Source,
     max_files: int | None,
-    *,
-    retry: bool,
     tell: Callable[[Progress], None] | None,
+    *,
+    retry: bool = False,
+    full: bool = False,
 ) -> tuple[IngestReport, dict[str, Any], dict[str, str]]:
     from penstock.ingest import ingest as run_ingest
     from penstock.ingest.ledger import read_ledger, unread_files
 
-    report = run_ingest(lake, source, max_files=max_files, retry=retry, progress=tell)
+    report = run_ingest(lake, source, max_files=max_files, retry=retry, full=full, progress=tell)
     unread = unread_files(read_ledger(lake, source))
     return report, validated(lake, source) if report.version is not None else {}, unread
 
@@ -167,7 +170,7 @@ def _watch(
         while True:
             try:
                 with _shown(source) as tell:
-                    report, done, unread = _run(lake, source, max_files, retry=False, tell=tell)
+                    report, done, unread = _run(lake, source, max_files, tell)
             except (LakeError, SourceError) as error:  # the store or the source, for now
                 click.secho(f"{time.strftime('%H:%M:%S')} {error}", fg="red", err=True)
                 time.sleep(every)

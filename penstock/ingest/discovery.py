@@ -6,6 +6,8 @@ it is read: the same content again is no change.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import polars as pl
@@ -29,8 +31,21 @@ NEW_FILES = pl.Schema(
 `remove` (it is gone). known: checksum of the state whose rows are in."""
 
 
+_DATES = (
+    ("%Y-%m-%d", r"\d{4}-\d{2}-\d{2}"),
+    ("%Y/%m/%d", r"\d{4}/\d{2}/\d{2}"),
+    ("%Y%m%d", r"(?<!\d)\d{8}(?!\d)"),
+)
+"""Dates in paths that sort as they do."""
+
+
 def new_files(
-    source: Source, listing: pl.DataFrame, ledger: pl.DataFrame, *, is_retry: bool = False
+    source: Source,
+    listing: pl.DataFrame,
+    ledger: pl.DataFrame,
+    *,
+    is_retry: bool = False,
+    gone: Collection[str] | None = None,
 ) -> pl.DataFrame:
     """Of the files listed, those that the ledger hasn't in this state: a frame of `NEW_FILES`.
 
@@ -42,6 +57,7 @@ def new_files(
     listing: as `SourceFolder.list` gives it.
     ledger: as `read_ledger` gives it.
     is_retry: whether what could not be read or had is new all the same.
+    gone: files that are known to be gone; by default all that the listing lacks.
 
     Raises
     ------
@@ -67,8 +83,27 @@ def new_files(
     new = new.with_columns(action.alias("action")).select(NEW_FILES.names())
     new = new.sort(["changed_at", "path"] if source.order == "time" else ["path"])
     if source.on_delete == "remove":
-        new = pl.concat([new, _gone(source, listing, loaded)])
+        if gone is not None:
+            gone_rows = _removals(loaded.filter(pl.col("path").is_in(list(gone))))
+        else:
+            gone_rows = _gone(source, listing, loaded)
+        new = pl.concat([new, gone_rows])
     return new
+
+
+def list_from(source: Source, ledger: pl.DataFrame) -> str:
+    """The path behind which a source with a `lookback` is listed; empty for all."""
+    newest = ledger["file"].max()
+    if source.lookback is None or not isinstance(newest, str):
+        return ""
+    for form, pattern in _DATES:
+        if found := re.search(pattern, newest):
+            try:
+                day = datetime.strptime(found[0], form) - source.lookback
+            except ValueError:
+                continue  # digits that are no date
+            return newest[: found.start()] + day.strftime(form)
+    return newest
 
 
 def _known_states(source: Source, ledger: pl.DataFrame, *, is_retry: bool) -> pl.DataFrame:
@@ -105,8 +140,11 @@ def _gone(source: Source, listing: pl.DataFrame, loaded: pl.DataFrame) -> pl.Dat
             f'{loaded.height:,} would go out (on_delete="remove"). If a disk is not mounted, mount '
             'it; if they are to go, take them out with Table.delete or set on_delete="keep"'
         )
-    gone = loaded.join(listing, on="path", how="anti").sort("path")
-    return gone.select(
+    return _removals(loaded.join(listing, on="path", how="anti"))
+
+
+def _removals(gone: pl.DataFrame) -> pl.DataFrame:
+    return gone.sort("path").select(
         "path",
         pl.lit(0, pl.Int64).alias("size_bytes"),
         pl.lit("gone").alias("tag"),

@@ -79,19 +79,21 @@ def plan_batch(
     source: Source,
     batch: int,
     ledger: pl.DataFrame,
-    listing: pl.DataFrame | None,
+    listing: pl.DataFrame,
     *,
     max_files: int | None = None,
     tried: Collection[str] = (),
     is_retry: bool = False,
+    gone: Collection[str] | None = None,
 ) -> Plan | None:
     """The plan of a batch, made now unless someone made it before; None when nothing is new.
 
     Parameters
     ----------
-    listing: of the source; by default it is listed, if there is no plan yet.
+    listing: of the source.
     tried: files that this run has read in vain, to leave for the next.
     is_retry: whether files that could not be read before are read again.
+    gone: files that are known to be gone; by default all that the listing lacks.
 
     Raises
     ------
@@ -101,8 +103,7 @@ def plan_batch(
     folder = source.folder()
     found = lake.objects.get_or_none(key)
     if found is None:
-        listed = folder.list(source.pattern) if listing is None else listing
-        new = new_files(source, listed, ledger, is_retry=is_retry)
+        new = new_files(source, listing, ledger, is_retry=is_retry, gone=gone)
         if tried:
             new = new.filter(~pl.col("path").is_in(list(tried)))
         new = _of_one_batch(source, new, min(max_files or source.max_files, source.max_files))

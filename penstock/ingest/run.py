@@ -26,7 +26,7 @@ import polars as pl
 import pyarrow as pa
 
 from penstock.errors import CommitConflict, UnreadableFile
-from penstock.ingest.discovery import new_files
+from penstock.ingest.discovery import list_from, new_files
 from penstock.ingest.formats import raw_schema, with_partitions
 from penstock.ingest.ledger import (
     FileResult,
@@ -37,6 +37,7 @@ from penstock.ingest.ledger import (
     read_ledger,
     stage_results,
 )
+from penstock.ingest.notifications import Arrivals, receive
 from penstock.ingest.plan import Plan, PlannedFile, plan_batch
 from penstock.ingest.read import (
     SMALL_BYTES,
@@ -105,6 +106,7 @@ def ingest(
     max_files: int | None = None,
     max_batches: int | None = None,
     retry: bool = False,
+    full: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> IngestReport:
     """Bring every new or changed file of the source into its bronze table, exactly once.
@@ -114,6 +116,7 @@ def ingest(
     max_files: files a batch, if fewer than the source says.
     max_batches: stop after so many; by default when nothing is new.
     retry: read files again that could not be read before.
+    full: list the whole folder, though the source has a lookback or notifications.
     progress: told after each file, from the threads that read.
 
     Raises
@@ -126,24 +129,25 @@ def ingest(
     done: list[tuple[Plan, Sequence[FileResult]]] = []
     clock = _Clock()
     tried, refused = set[str](), 0
-    listing: pl.DataFrame | None = None
+    found: _Found | None = None
     while max_batches is None or len(done) < max_batches:
         bronze = table.create(raw_schema(source), description=description)
         number = bronze.transaction(source.application) + 1
         if mend_ledger(lake, source, bronze) != number - 1:
             continue  # another run has committed since; a plan must not be made from an old ledger
         ledger = read_ledger(lake, source)
-        if listing is None:
-            listing = source.folder().list(source.pattern)
+        if found is None:
+            found = _look(source, ledger, is_full=full or retry)
         plan = plan_batch(
             lake,
             source,
             number,
             ledger,
-            listing,
+            found.listing,
             max_files=max_files,
             tried=tried,
             is_retry=retry,
+            gone=found.gone,
         )
         clock.lap("planning")
         if plan is None:
@@ -163,6 +167,9 @@ def ingest(
         done.append((plan, results))
         tried |= {result.file.path for result in results if result.error}
     mend_ledger(lake, source)
+    if found is not None and found.arrivals is not None:
+        left = new_files(source, found.listing, read_ledger(lake, source), gone=found.gone)
+        found.arrivals.acknowledge(left["path"])
     clock.lap("committing")
     return _report(table, done, clock)
 
@@ -174,7 +181,30 @@ def waiting_files(lake: Lake, source: Source) -> pl.DataFrame:
     ------
     SourceError: the source can't be listed.
     """
-    return new_files(source, source.folder().list(source.pattern), read_ledger(lake, source))
+    ledger = read_ledger(lake, source)
+    found = _look(source, ledger, only_looks=True)
+    return new_files(source, found.listing, ledger, gone=found.gone)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a look at a source shows."""
+
+    listing: pl.DataFrame
+    gone: frozenset[str] | None = None
+    """Files known to be gone, where the listing isn't whole."""
+    arrivals: Arrivals | None = None
+
+
+def _look(
+    source: Source, ledger: pl.DataFrame, *, is_full: bool = False, only_looks: bool = False
+) -> _Found:
+    folder = source.folder()
+    if source.notifications and not is_full:
+        arrivals = receive(source.notifications, folder, source.pattern, only_looks=only_looks)
+        return _Found(arrivals.listing, arrivals.gone, arrivals)
+    after = "" if is_full else list_from(source, ledger)
+    return _Found(folder.list(source.pattern, after=after))
 
 
 class _Clock:

@@ -98,6 +98,12 @@ class Source:
     """Files that changed longer ago and were never ingested are left alone."""
     tries: int = 5
     """Batches in which a file can't be had from its store before it is set aside."""
+    lookback: timedelta | None = None
+    """Where paths sort by time (`2026/11/21/...`, `day=2026-11-21/...`): list only from so long
+    before the newest known path's date on. Without a date in it, only what sorts behind it."""
+    notifications: str = ""
+    """Where messages of what came are to be had, in the place of a listing: a folder of JSON files,
+    or an SQS queue's URL. See `notifications.receive`."""
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     """For fsspec. Credentials belong in the environment instead."""
 
@@ -112,6 +118,11 @@ class Source:
         for name in ("max_files", "max_bytes", "tries"):
             if getattr(self, name) < 1:
                 raise SourceError(f"{self.table}: {name} must be at least 1")
+        if self.lookback is not None and (self.on_delete == "remove" or self.notifications):
+            raise SourceError(
+                f'{self.table}: lookback is for listings, and with on_delete="remove" those have '
+                "to be whole"
+            )
         self._check_columns()
         try:
             "".encode(self.encoding)

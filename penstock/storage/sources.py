@@ -6,6 +6,7 @@ A listing is a table and not a list of objects, so that a million files cost sec
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -26,6 +27,8 @@ from penstock.storage.objects import local_root, open_store, resolve_options, tr
 _OBJECT_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 _IN_FLIGHT = 32
 """Objects asked for at once, of one fetch."""
+_LAST = "/\U0010ffff"
+"""Sorts behind all that is in a folder."""
 _LISTED = 20_000
 """Files of a listing held as objects before they become a table."""
 
@@ -66,6 +69,7 @@ class _Files(Protocol):
 
     def list(self, after: str) -> Iterator[pl.DataFrame]: ...
     def state(self, path: str) -> FileState: ...
+    def delete(self, paths: Sequence[str]) -> None: ...
     def fetch(self, paths: Sequence[str]) -> Iterator[Fetched | OSError]: ...
     def open(self, path: str) -> IO[bytes]: ...
 
@@ -97,13 +101,35 @@ class SourceFolder:
         ------
         SourceError: the folder is missing or can't be listed.
         """
-        wanted = pl.lit(value=True) if pattern in ("**/*", "**") else _matches(pattern)
         try:
-            found = [frame.filter(wanted) for frame in self._files.list(after)]
+            found = [frame.filter(self.matches(pattern)) for frame in self._files.list(after)]
         except (OSError, StorageError) as error:
             reason = str(error).splitlines()[0]
             raise SourceError(f"{self.identity}: can't be listed: {reason}") from error
         return pl.concat([pl.DataFrame(schema=LISTING), *found]).sort("path")
+
+    @staticmethod
+    def matches(pattern: str) -> pl.Expr:
+        """Whether a `path` matches the glob."""
+        return pl.lit(value=True) if pattern in ("**/*", "**") else _matches(pattern)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine's disk."""
+        return isinstance(self._files, _Disk)
+
+    def path_of(self, bucket: str, key: str) -> str | None:
+        """The path under the folder of an object; None if it isn't in it.
+
+        On disk a bucket is a folder as well, the first part of the path.
+        """
+        root = self.identity.partition("://")[2].strip("/")
+        whole = f"{bucket}/{key}".strip("/")
+        return whole[len(root) + 1 :] if whole.startswith(f"{root}/") else None
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Take files away; those that are gone already are no error."""
+        self._files.delete(paths)
 
     @property
     def identity(self) -> str:
@@ -146,7 +172,8 @@ class _Disk:
                 for entry in entries:
                     path = prefix + entry.name
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(path + "/")
+                        if path + _LAST > after:
+                            folders.append(path + "/")
                     elif path > after:
                         rows += self._entry(entry, path)
             if len(rows) >= _LISTED:
@@ -178,6 +205,10 @@ class _Disk:
 
     def state(self, path: str) -> FileState:
         return _disk_state(Path(self._root, path).stat())
+
+    def delete(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            Path(self._root, path).unlink(missing_ok=True)
 
     def fetch(self, paths: Sequence[str]) -> Iterator[Fetched | OSError]:
         for path in paths:
@@ -219,6 +250,11 @@ class _Objects:
         with translated(self.identity, path):
             found = obstore.head(self._store, path)
         return FileState(found["size"], _object_tag(found))
+
+    def delete(self, paths: Sequence[str]) -> None:
+        if paths:
+            with translated(self.identity, ""):
+                obstore.delete(self._store, list(paths))
 
     def fetch(self, paths: Sequence[str]) -> Iterator[Fetched | OSError]:
         import asyncio
@@ -304,6 +340,11 @@ class _Anywhere:
         self._fs.invalidate_cache()
         info: dict[str, Any] = self._fs.info(f"{self._root}/{path}")
         return FileState(int(info["size"]), _tag(info))
+
+    def delete(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(f"{self._root}/{path}")
 
     def fetch(self, paths: Sequence[str]) -> Iterator[Fetched | OSError]:
         with ThreadPoolExecutor(8) as pool:

@@ -141,7 +141,8 @@ class Table:
     ) -> Snapshot:
         """The table's newest version, after making the table, or adding columns that it lacks.
 
-        Columns that `schema` no longer has stay, and are null in new rows. One whose type widens
+        Columns that `schema` no longer has stay, and are null in new rows. One of a narrower type
+        than the table's is as good. One whose type widens
         (int32, int64, float64; date, timestamp) has the table written anew.
 
         Raises
@@ -170,7 +171,8 @@ class Table:
     def _widened(self, found: Snapshot, schema: pa.Schema) -> Snapshot:
         known = {field.name: field.type for field in found.schema}
         missing = [field for field in schema if field.name not in known]
-        wider = [f for f in schema if known.get(f.name, f.type) != f.type]
+        other = [f for f in schema if known.get(f.name, f.type) != f.type]
+        wider = [f for f in other if not _widens(f.type, known[f.name])]
         for field in wider:
             if not _widens(known[field.name], field.type):
                 raise LakeError(
@@ -256,7 +258,7 @@ class Snapshot:
         actions = pa.table(self.delta.get_add_actions(flatten=True)).to_pylist()
         return [
             StoredFile(
-                path=action["path"],
+                path=unquote(action["path"]),
                 size_bytes=action["size_bytes"],
                 rows=action["num_records"],
                 partition={name: str(v) for name, v in _prefixed(action, "partition.").items()},
@@ -271,7 +273,7 @@ class Snapshot:
         table = pa.table(self.delta.get_add_actions(flatten=False))
         return [
             StagedFile(
-                path=action["path"],
+                path=unquote(action["path"]),
                 size_bytes=action["size_bytes"],
                 rows=action["num_records"],
                 partition={name: str(v) for name, v in (action.get("partition") or {}).items()},
@@ -540,7 +542,7 @@ _WIDER: dict[pa.DataType, tuple[pa.DataType, ...]] = {
 
 def _widens(old: pa.DataType, new: pa.DataType) -> bool:
     """Whether every value of the old type is one of the new."""
-    return new in _WIDER.get(old, ())
+    return pa.types.is_null(old) or new in _WIDER.get(old, ())
 
 
 def changed_files(
