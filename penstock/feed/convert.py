@@ -32,7 +32,7 @@ class Form:
     name: FormName = "numpy"
     device: Any = None
     dtype: str | None = None
-    """Of floating-point columns: `float16`, `bfloat16` (torch and jax), `float32`, `float64`."""
+    """Of floating-point columns: `float16`, `bfloat16` (not of numpy), `float32`, `float64`."""
     pin_memory: bool = False
 
     @classmethod
@@ -52,11 +52,13 @@ class Form:
             raise OrderError(f"only torch batches can be pinned, not {name}")
         if dtype is not None and known in ("arrow", "polars"):
             raise OrderError(f"{name} batches keep their types; dtype= is for arrays")
-        kind = None if dtype is None else str(dtype).removeprefix("torch.")
+        kind = None if dtype is None else _dtype_name(dtype)
         if kind is not None and kind not in DTYPES:
             raise OrderError(
                 f"dtype is of floating-point columns: {', '.join(DTYPES)}; not {dtype}"
             )
+        if kind == "bfloat16" and known == "numpy":
+            raise OrderError("numpy has no bfloat16; take float32, or torch, jax or tf batches")
         return cls(known, device, kind, pin_memory)
 
     def placed(self) -> Form:
@@ -143,16 +145,30 @@ class Form:
         with tf.device(self.device):
             for name, values in columns.items():
                 if isinstance(values, pa.Array):
-                    ragged = Ragged(values)
-                    is_text = not pa.types.is_nested(values.type)
-                    batch[name] = (
-                        tf.constant(ragged.tolist())
-                        if is_text
-                        else tf.RaggedTensor.from_row_splits(ragged.values, ragged.offsets)
-                    )
+                    batch[name] = _tf_ragged(tf, name, values)
                 else:
                     batch[name] = tf.convert_to_tensor(_numpy(values, self.dtype))
         return batch
+
+
+def _tf_ragged(tf: Any, name: str, values: pa.Array) -> Any:
+    """Text as a tensor of strings, in which a null is empty; lists of numbers as a RaggedTensor."""
+    if not pa.types.is_nested(values.type):
+        return tf.constant(
+            Ragged(values.fill_null("" if _is_string(values.type) else b"")).tolist()
+        )
+    inner = getattr(values.type, "value_type", None)
+    if inner is None or not (pa.types.is_primitive(inner) and pa.types.is_list(values.type)):
+        raise OrderError(
+            f"column {name} of {values.type} has no counterpart in TensorFlow; leave it out with "
+            "select_columns, or take batches as numpy"
+        )
+    ragged = Ragged(values)
+    return tf.RaggedTensor.from_row_splits(ragged.values, ragged.offsets)
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def as_arrow(columns: dict[str, Any], schema: pa.Schema) -> pa.RecordBatch:
@@ -181,6 +197,12 @@ def extra(name: Literal["torch", "jax", "tensorflow"]) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtra(name, name) from error
+
+
+def _dtype_name(dtype: Any) -> str:
+    """Of a name, or a torch, numpy or TensorFlow dtype."""
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return str(name).removeprefix("torch.")
 
 
 def _numpy(values: Any, dtype: str | None) -> Any:

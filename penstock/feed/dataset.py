@@ -379,6 +379,9 @@ class Dataset:
     def __iter__(self) -> Iterator[Any]:
         """The batches of one epoch, or the rest of it after `load_state_dict`."""
         epochs, worker = self._settings.epochs, dataloader_worker()
+        if not self._resumed and worker.size == 1 and self._step and self._step == len(self):
+            # Whoever counts batches takes the last one and never asks for the end behind it.
+            self._epoch, self._step = self._epoch + 1, 0
         first = self._step if self._resumed else 0
         is_own = self._resumed and self._worker is not None and self._worker[:2] == worker.place
         # In an iteration that is continued, workers keep the turns that they had in it.
@@ -509,7 +512,27 @@ class Dataset:
     @property
     def raw_world(self) -> World:
         """This process among all, before ranks that share are taken for one."""
-        return self._settings.world or current_world()
+        return self.given_world or current_world()
+
+    @property
+    def rank_batch(self) -> int:
+        """Samples a batch of one rank."""
+        return (self._settings.batch or 0) // self._world.size
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is under way, or comes next."""
+        return self._epoch
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether a state was loaded, and no batch given out since."""
+        return self._resumed
+
+    @property
+    def given_world(self) -> World | None:
+        """What `shard` said."""
+        return self._settings.world
 
     @property
     def _world(self) -> World:

@@ -251,6 +251,8 @@ class Mixture:
     def __iter__(self) -> Iterator[Any]:
         """The batches of one epoch, or the rest of it after `load_state_dict`."""
         world, worker = self._world, dataloader_worker()
+        if not self._resumed and worker.size == 1 and self._step and self._step == self._steps:
+            self._end()  # whoever counts batches never asks for the end behind the last one
         first = self._step if self._resumed else 0
         is_own = self._resumed and self._worker == worker.place
         first = worker.first_step(first, -first, is_own=is_own)
@@ -272,6 +274,10 @@ class Mixture:
                 yield received(batch)
         finally:
             feeder.close()
+        self._end()
+
+    def _end(self) -> None:
+        """The epoch is over: each source's stream goes on from where it is."""
         samples = self._steps * self.batch_size
         for source in range(len(self._datasets)):
             self._offsets[source] += self.turns.had(source, samples)
@@ -329,6 +335,9 @@ class Mixture:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
     def __repr__(self) -> str:
         period = len(self.turns.source)
         lines = [
@@ -342,7 +351,27 @@ class Mixture:
     @property
     def raw_world(self) -> World:
         """This process among all, before ranks that share are taken for one."""
-        return self._given_world or current_world()
+        return self.given_world or current_world()
+
+    @property
+    def rank_batch(self) -> int:
+        """Samples a batch of one rank."""
+        return self.batch_size // self._world.size
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is under way, or comes next."""
+        return self._epoch
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether a state was loaded, and no batch given out since."""
+        return self._resumed
+
+    @property
+    def given_world(self) -> World | None:
+        """What `shard` said."""
+        return self._given_world
 
     @property
     def _world(self) -> World:

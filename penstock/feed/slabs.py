@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import threading
 import weakref
 from collections import defaultdict
@@ -43,7 +44,8 @@ class Slabs:
             memory = free.pop() if free else None
             self._kept_bytes -= room if memory is not None else 0
         if memory is None:
-            memory = mmap.mmap(-1, max(room, PAGE))
+            # Private: a forked process must not write into the batches of others.
+            memory = mmap.mmap(-1, max(room, PAGE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 memory.madvise(mmap.MADV_HUGEPAGE)
         lent: Any = (ctypes.c_uint8 * size).from_buffer(memory)
@@ -60,5 +62,10 @@ class Slabs:
                 self._free[size].pop()
                 self._kept_bytes -= size
 
+    def renew(self) -> None:
+        """Begin anew in a forked process, whose copy of the lock may be held for ever."""
+        self.__init__()
+
 
 SLABS = Slabs()
+os.register_at_fork(after_in_child=SLABS.renew)

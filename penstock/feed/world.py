@@ -56,14 +56,28 @@ _LAUNCHERS = (
 )
 
 
+def is_distributed() -> bool:
+    """Whether this process has joined a process group of torch's."""
+    distributed = sys.modules.get("torch.distributed")
+    return bool(
+        distributed is not None and distributed.is_available() and distributed.is_initialized()
+    )
+
+
+def is_in_dataloader() -> bool:
+    """Whether this process is a worker of a torch DataLoader."""
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and data.get_worker_info() is not None
+
+
 def current_world() -> World:
     """From torch.distributed if it is initialised, else the launcher's environment, else JAX's
     distributed runtime, else SLURM's tasks, else alone.
 
     Nothing is imported: what is in use is loaded already.
     """
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+    if is_distributed():
+        distributed = sys.modules["torch.distributed"]
         return World(distributed.get_rank(), distributed.get_world_size())
     for rank, size in _LAUNCHERS:
         if rank in os.environ and size in os.environ:

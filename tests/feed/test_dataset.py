@@ -7,16 +7,19 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from penstock import Dataset, Lake, load_dataset
+from penstock import Dataset, Lake, interleave, load_dataset
 from penstock.errors import DatasetNotFound, OrderError, ShardError, StateError
 from tests.shards.test_shards import FINGERPRINT, publish
 
@@ -328,6 +331,73 @@ def test_a_dataloader_without_to_torch_is_refused_and_not_fed_rows(numbers: Data
         next(iter(loader))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mixes", [False, True])
+def test_forked_workers_do_not_write_into_one_anothers_batches(tmp_path: Path, mixes: bool) -> None:
+    columns = {f"x{n}": np.arange(80_000, dtype=np.float32) for n in range(8)}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet", row_group_size=20_000)
+    dataset = load_dataset(tmp_path / "rows.parquet", cache=tmp_path / "cache").shuffle(seed=1)
+    whole = interleave([dataset]) if mixes else dataset
+    feed = whole.batch(8_000).to("torch")
+    assert sum(len(batch["x0"]) for batch in feed) == 80_000  # leaves memory to be used again
+
+    for _ in range(2):
+        loader = DataLoader(
+            feed, batch_size=None, num_workers=2, multiprocessing_context="fork", prefetch_factor=4
+        )
+        rows = [batch["x0"] for batch in loader]
+        assert len(np.unique(np.concatenate(rows))) == 80_000
+
+
+def labels_of(feed: Iterable[Any], most: int = 1 << 30) -> list[int]:
+    """The labels, a row each, of a pass that counts its batches."""
+    return [int(n) for _, batch in zip(range(most), feed, strict=False) for n in batch["label"]]
+
+
+def mixed_or_not(numbers: Dataset, mixes: bool) -> Any:
+    """Ten batches an epoch, of a mixture of one or of the dataset itself."""
+    shuffled = numbers.shuffle(seed=1)
+    return (interleave([shuffled]) if mixes else shuffled).batch(100).to("torch")
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_whoever_counts_batches_has_each_epoch_too(numbers: Dataset, mixes: bool) -> None:
+    feed = mixed_or_not(numbers, mixes)
+    expected = [[int(n) for batch in feed for n in batch["label"]] for _ in range(3)]
+    feed.set_epoch(0)
+
+    assert [labels_of(feed, len(feed)) for _ in range(3)] == expected
+    assert expected[0] != expected[1] != expected[2]
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_a_trainer_tells_the_number_of_each_epoch(numbers: Dataset, mixes: bool) -> None:
+    feed = mixed_or_not(numbers, mixes)
+    epochs = [labels_of(feed) for _ in range(4)]
+
+    def told(epoch: int, batches: int = 100) -> list[int]:
+        feed.batch_sampler.sampler.set_epoch(epoch)  # as Lightning does it
+        return labels_of(feed, batches)
+
+    assert told(0, 3) == epochs[0][:300]
+    state = feed.state_dict()
+    assert told(1, 3) == epochs[1][:300]
+    # A state loaded within the epoch that the trainer begins with: what is left of it.
+    feed.load_state_dict(state)
+    assert told(0) == epochs[0][300:]
+    # A state of the last batch that the trainer took, which goes on with the next epoch.
+    feed.load_state_dict(state)
+    assert told(1, 3) == epochs[1][:300]
+    # A state of a later epoch, loaded before a trainer that begins at 0.
+    feed.set_epoch(2)
+    labels_of(feed, 3)
+    later = feed.state_dict()
+    feed.set_epoch(0)
+    feed.load_state_dict(later)
+    assert told(0) == epochs[2][300:]
+    assert told(1) == epochs[3]
+
+
 def test_it_is_a_context_manager(numbers: Dataset) -> None:
     with numbers.batch(100) as feed:
         assert len(list(feed)) == 10
@@ -340,18 +410,20 @@ import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 from penstock import load_dataset
 
-def main(rank, lake, file):
+def main(rank, lake, file, given):
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     feed = load_dataset("shop/numbers", lake=lake).batch(100).to("torch")
     loader = DataLoader(feed, batch_size=None, num_workers=1, multiprocessing_context="spawn")
-    rows = [int(n) for batch in loader for n in batch["features"][:, 0]]
-    gathered = [None, None]
-    dist.all_gather_object(gathered, rows)
-    assert sorted(gathered[0] + gathered[1]) == list(range(1000)), [len(g) for g in gathered]
+    for source in (loader, given):  # one made here, and one that came pickled
+        rows = [int(n) for batch in source for n in batch["features"][:, 0]]
+        gathered = [None, None]
+        dist.all_gather_object(gathered, rows)
+        assert sorted(gathered[0] + gathered[1]) == list(range(1000)), [len(g) for g in gathered]
     dist.destroy_process_group()  # its threads abort a process that ends before they do
 
 if __name__ == "__main__":
-    mp.spawn(main, args=(sys.argv[1], sys.argv[2]), nprocs=2)
+    given = load_dataset("shop/numbers", lake=sys.argv[1]).batch(100).to("torch")
+    mp.spawn(main, args=(sys.argv[1], sys.argv[2], given), nprocs=2)
 """
 
 
