@@ -54,6 +54,7 @@ from penstock.storage.sources import SourceFolder, without_credentials
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
 from penstock.tables.rewrite import changes_without, rewrite_without
 from penstock.tables.staging import FILE_BYTES, SOURCE_FILE, discard
+from penstock.telemetry import span
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,39 @@ def ingest(
     SourceError: the source can't be listed.
     StorageError: the lake can't be reached. What was committed stays, the rest is done next time.
     """
+    with span("ingest", table=source.table) as told:
+        report = _ingested(
+            lake,
+            source,
+            max_files=max_files,
+            max_batches=max_batches,
+            retry=retry,
+            full=full,
+            progress=progress,
+        )
+        told.set(
+            {
+                "batches": len(report.batches),
+                "files_loaded": report.files_loaded,
+                "files_failed": len(report.failed),
+                "rows_read": report.rows_read,
+                "bytes_read": report.bytes_read,
+                "lag_seconds": report.lag_seconds,
+            }
+        )
+        return report
+
+
+def _ingested(
+    lake: Lake,
+    source: Source,
+    *,
+    max_files: int | None,
+    max_batches: int | None,
+    retry: bool,
+    full: bool,
+    progress: Callable[[Progress], None] | None,
+) -> IngestReport:
     table = Table(lake, source.table)
     description = f"Rows of {without_credentials(source.uri)} as they came, as text"
     done: list[tuple[Plan, Sequence[FileResult]]] = []
@@ -137,7 +171,9 @@ def ingest(
             continue  # another run has committed since; a plan must not be made from an old ledger
         ledger = read_ledger(lake, source)
         if found is None:
-            found = _look(source, ledger, is_full=full or retry)
+            with span("ingest.look", table=source.table) as told:
+                found = _look(source, ledger, is_full=full or retry)
+                told.set({"files": found.listing.height})
         plan = plan_batch(
             lake,
             source,
@@ -153,7 +189,8 @@ def ingest(
         if plan is None:
             break
         try:
-            results = _run_batch(lake, source, bronze, plan, clock, progress)
+            with span("ingest.batch", table=source.table, batch=number, files=len(plan.files)):
+                results = _run_batch(lake, source, bronze, plan, clock, progress)
         except CommitConflict as conflict:
             log.info("%s batch %d: %s", table.name, number, conflict)
             is_done = table.snapshot().transaction(source.application) >= number
@@ -282,7 +319,9 @@ def _run_batch(
     progress: Callable[[Progress], None] | None,
 ) -> list[FileResult]:
     reporter = _Reporter(plan, progress)
-    staged, results, added = _read_all(lake, source, plan, reporter)
+    with span("ingest.read", files=len(plan.files)) as told:
+        staged, results, added = _read_all(lake, source, plan, reporter)
+        told.set({"rows_read": sum(result.rows_read for result in results)})
     clock.lap("reading")
     try:
         if added:
@@ -298,12 +337,13 @@ def _run_batch(
         raise
     transaction = Transaction(source.application, plan.batch)
     noted = note(plan, ledger_rows) | _measures(results) | {"seconds": clock.batch}
-    try:
-        bronze.commit(staged, removes, transaction=transaction, note=noted, changes=changes)
-    except CommitConflict:
-        discard(lake, ledger_table(lake, source).key, [ledger_rows])
-        raise
-    commit_results(lake, source, plan, ledger_rows)
+    with span("ingest.commit", files=len(staged)):
+        try:
+            bronze.commit(staged, removes, transaction=transaction, note=noted, changes=changes)
+        except CommitConflict:
+            discard(lake, ledger_table(lake, source).key, [ledger_rows])
+            raise
+        commit_results(lake, source, plan, ledger_rows)
     clock.lap("committing")
     for result in results:
         if result.error:

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from assets.factory import key
 from assets.lake import LakeResource
 from assets.retail import DOMAIN as RETAIL
 from dagster_project.definitions import ASSETS, defs
+from dagster_project.hooks import failure_webhook
 from dagster_project.jobs import daily_job_name, daily_jobs, ingest_job_name
 from dagster_project.sensors import new_files_sensor, stale_days_sensor, stale_ranges
 from penstock import Lake, validate
+from penstock.errors import SourceError
 from penstock.ingest import ingest
 from pipelines.retail_sample import write_sample
 from schemas.retail import SALES
@@ -176,6 +180,53 @@ def test_a_file_that_could_not_be_read_fails_its_check_and_not_the_run(
     assert done.success
     assert not check.passed
     assert "empty.csv" in check.metadata["failed"].value
+
+
+def test_a_failed_run_is_told_with_its_cause_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dg.op
+    def reads() -> None:
+        try:
+            raise SourceError("file:///raw: no such folder; create it or mend the source's uri")
+        except SourceError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    @dg.job
+    def brings_in() -> None:
+        reads()
+
+    bodies = list[dict[str, Any]]()
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as server, dg.DagsterInstance.ephemeral() as instance:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PENSTOCK_ALERT_WEBHOOK", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setenv("PENSTOCK_UI_URL", "http://dagster.example.com/")
+        failed = brings_in.execute_in_process(instance=instance, raise_on_error=False)
+        context = dg.build_run_status_sensor_context(
+            sensor_name="failure_webhook",
+            dagster_instance=instance,
+            dagster_run=failed.dagster_run,
+            dagster_event=failed.get_run_failure_event(),
+        ).for_run_failure()
+        failure_webhook(context)
+        server.shutdown()
+
+    (told,) = bodies
+    assert told["job"] == "brings_in"
+    assert told["url"] == f"http://dagster.example.com/runs/{failed.run_id}"
+    assert told["cause"].startswith("file:///raw: no such folder")
+    assert told["what_to_do"].startswith("Mend the source")
+    assert [step["step"] for step in told["steps"]] == ["reads"]
 
 
 @pytest.mark.slow
