@@ -1,7 +1,7 @@
 """Spans for OpenTelemetry, where the process has it set up; nothing, at no cost, where it hasn't.
 
-Whoever traces a process has imported OpenTelemetry in it (`opentelemetry-instrument`, or a provider of
-his own), so it is never imported from here.
+Whoever traces a process has imported OpenTelemetry in it (`opentelemetry-instrument`, or a provider
+of his own), so it is never imported from here.
 """
 
 from __future__ import annotations

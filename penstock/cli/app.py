@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from penstock._version import __version__
-from penstock.cli import ingesting, tables
+from penstock.cli import contracts, ingesting, tables
 from penstock.cli.output import (
     Commands,
     common,
@@ -48,7 +48,7 @@ def main() -> None:
     """
 
 
-for _command in (*tables.COMMANDS, *ingesting.COMMANDS):
+for _command in (*tables.COMMANDS, *ingesting.COMMANDS, *contracts.COMMANDS):
     main.add_command(_command)
 
 

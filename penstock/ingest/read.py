@@ -333,10 +333,10 @@ def _rows_of(source: Source, raw: Any, name: str, label: str) -> Iterator[pa.Tab
     """A file's or a member's rows; its format is told by `name`."""
     kind = source.format_of(name) or "csv"
     if kind != "csv":
-        for table in READERS[kind](source, _unpacked(raw, name), label):
+        for table in READERS[kind](source, unpacked(raw, name), label):
             yield with_file(table, label)
         return
-    text = _Text(source, _unpacked(raw, name))
+    text = _Text(source, unpacked(raw, name))
     if not text.head:
         raise UnreadableFile(f"{label}: the file is empty (0 bytes)")
     header = delimited.header_of(source, text.head, label)
@@ -387,7 +387,8 @@ class _Hashing(io.RawIOBase):
         return self._hash.hexdigest()
 
 
-def _unpacked(raw: Any, path: str) -> Any:
+def unpacked(raw: Any, path: str) -> Any:
+    """The plain bytes of a file, by its suffix."""
     # Python's gzip, and not Arrow's, because it notices a file that was cut short.
     if path.lower().endswith(".gz"):
         return gzip.GzipFile(fileobj=raw)
@@ -412,7 +413,7 @@ class _Zstandard:
 def _whole_text(source: Source, file: PlannedFile, data: bytes) -> bytes | TooLarge:
     """The file without compression and, where it is text, as UTF-8 without a mark."""
     if file.path.lower().endswith((".gz", ".zst")):
-        data = _unpacked(io.BytesIO(data), file.path).read(_PLAIN_BYTES + 1)
+        data = unpacked(io.BytesIO(data), file.path).read(_PLAIN_BYTES + 1)
         if len(data) > _PLAIN_BYTES:
             return TooLarge(file)
     if not data:

@@ -53,6 +53,12 @@ FILE_COLUMNS = (
 """Of binary files, which have a row a file; a contract names those that it wants."""
 
 
+def format_of(path: str) -> Format | None:
+    """The format that a file's suffix says; None when it isn't one that is read."""
+    found = _READ.search(path)
+    return _SUFFIXES[found[1].lower()] if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A place where raw files land, and how to read them.
@@ -151,10 +157,7 @@ class Source:
 
     def format_of(self, path: str) -> Format | None:
         """The file's format; None when it isn't one that is read."""
-        if self.format is not None:
-            return self.format
-        found = _READ.search(path)
-        return _SUFFIXES[found[1].lower()] if found else None
+        return self.format or format_of(path)
 
     def is_read(self) -> pl.Expr:
         """Whether the file of `path` has a format that is read."""
