@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -47,6 +47,8 @@ class Plan:
     """The folder that the files are in."""
     planned_at: datetime
     files: tuple[PlannedFile, ...]
+    is_resumed: bool = False
+    """Whether it was there already: another run is at work on it, or died."""
 
     def to_parquet(self) -> bytes:
         """As kept in the lake."""
@@ -114,7 +116,7 @@ def plan_batch(
         if lake.objects.put_if_absent(key, plan.to_parquet()):
             return plan
         found = lake.objects.get(key)
-    plan = Plan.from_parquet(found)
+    plan = replace(Plan.from_parquet(found), is_resumed=True)
     if plan.source != folder.identity:
         raise SourceError(
             f"{source.table}: batch {batch} was planned over {plan.source} and not finished; run "

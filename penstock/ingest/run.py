@@ -39,6 +39,7 @@ from penstock.ingest.ledger import (
 )
 from penstock.ingest.notifications import Arrivals, receive
 from penstock.ingest.plan import Plan, PlannedFile, plan_batch
+from penstock.ingest.poison import Watch
 from penstock.ingest.read import (
     SMALL_BYTES,
     TooLarge,
@@ -319,8 +320,9 @@ def _run_batch(
     progress: Callable[[Progress], None] | None,
 ) -> list[FileResult]:
     reporter = _Reporter(plan, progress)
-    with span("ingest.read", files=len(plan.files)) as told:
-        staged, results, added = _read_all(lake, source, plan, reporter)
+    watch = Watch(lake, source, plan)
+    with span("ingest.read", files=len(plan.files)) as told, watch:
+        staged, results, added = _read_all(lake, source, plan, reporter, watch)
         told.set({"rows_read": sum(result.rows_read for result in results)})
     clock.lap("reading")
     try:
@@ -344,6 +346,7 @@ def _run_batch(
             discard(lake, ledger_table(lake, source).key, [ledger_rows])
             raise
         commit_results(lake, source, plan, ledger_rows)
+    watch.forget()
     clock.lap("committing")
     for result in results:
         if result.error:
@@ -389,19 +392,27 @@ class _Reporter:
 
 
 def _read_all(
-    lake: Lake, source: Source, plan: Plan, reporter: _Reporter
+    lake: Lake, source: Source, plan: Plan, reporter: _Reporter, watch: Watch
 ) -> tuple[list[StagedFile], list[FileResult], list[str]]:
     """Every file of the plan read and staged, its result, in the plan's order, and new columns."""
     folder = source.folder()
-    results = [_without_reading(file) for file in plan.files]
-    known = [result for result in results if result is not None]
-    tasks = deque(_tasks(source, [f for f, r in zip(plan.files, results, strict=True) if not r]))
+    known = [*watch.poisoned]
+    known += [result for file in plan.files if (result := _without_reading(file))]
+    suspects = watch.suspects
+    first = {file.path for group in suspects for file in group}
+    apart = first | {result.file.path for result in known}
+    tasks = deque(_tasks(source, [file for file in plan.files if file.path not in apart]))
     workers = [
-        _Worker(lake, source, folder, plan, reporter) for _ in range(min(_WORKERS, len(tasks)))
+        _Worker(lake, source, folder, plan, reporter, watch)
+        for _ in range(max(1, min(_WORKERS, len(tasks))))
     ]
     staged: list[StagedFile] = []
-    with ThreadPoolExecutor(max(1, len(workers)), thread_name_prefix="penstock-ingest") as pool:
-        futures = [pool.submit(worker.run, tasks) for worker in workers]
+    with ThreadPoolExecutor(len(workers), thread_name_prefix="penstock-ingest") as pool:
+        alone = deque(task for group in suspects for task in _tasks(source, group))
+        futures = [pool.submit(workers[0].run, alone)]
+        wait(futures)  # nothing else is read meanwhile, so that it is known what kills
+        if futures[0].exception() is None:
+            futures += [pool.submit(worker.run, tasks) for worker in workers]
     errors = [error for future in futures if (error := future.exception()) is not None]
     if errors:  # all have ended, so nothing is staged behind our back
         for worker in workers:
@@ -467,7 +478,9 @@ class _Worker:
         folder: SourceFolder | Upstream,
         plan: Plan,
         reporter: _Reporter,
+        watch: Watch,
     ) -> None:
+        self._watch = watch
         self._lake, self._source, self._folder, self._plan = lake, source, folder, plan
         self._reporter = reporter
         self._schema = raw_schema(source)
@@ -489,11 +502,13 @@ class _Worker:
                     files = tasks.popleft()
                 except IndexError:
                     break
-                if len(files) == 1 and _is_alone(self._source, files[0]):
-                    self._large(files[0])
-                else:
-                    self._small(files)
+                with self._watch.reading(files):
+                    if len(files) == 1 and _is_alone(self._source, files[0]):
+                        self._large(files[0])
+                    else:
+                        self._small(files)
             self.staged += [file for stager in self._shared.values() for file in stager.finish()]
+            self._shared = {}
         except BaseException:
             tasks.clear()  # nobody needs the rest
             raise
