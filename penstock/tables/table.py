@@ -137,13 +137,22 @@ class Table:
             self.refuse(error)
 
     def create(
-        self, schema: pa.Schema, *, partition_by: Sequence[str] = (), description: str = ""
+        self,
+        schema: pa.Schema,
+        *,
+        partition_by: Sequence[str] = (),
+        description: str = "",
+        of_rows: bool = False,
     ) -> Snapshot:
         """The table's newest version, after making the table, or adding columns that it lacks.
 
-        Columns that `schema` no longer has stay, and are null in new rows. One of a narrower type
-        than the table's is as good. One whose type widens
+        Columns that `schema` no longer has stay, and are null in new rows. One whose type widens
         (int32, int64, float64; date, timestamp) has the table written anew.
+
+        Parameters
+        ----------
+        of_rows: whether it is the schema of rows to write, for which a narrower type than the
+            table's is as good, and not what the table is meant to be.
 
         Raises
         ------
@@ -151,7 +160,7 @@ class Table:
         """
         found = self.snapshot_or_none()
         if found is not None:
-            return self._widened(found, schema)
+            return self._widened(found, schema, of_rows=of_rows)
         try:
             DeltaTable.create(
                 self.uri,
@@ -168,11 +177,11 @@ class Table:
             self.refuse(error)
         return self.snapshot()
 
-    def _widened(self, found: Snapshot, schema: pa.Schema) -> Snapshot:
+    def _widened(self, found: Snapshot, schema: pa.Schema, *, of_rows: bool) -> Snapshot:
         known = {field.name: field.type for field in found.schema}
         missing = [field for field in schema if field.name not in known]
         other = [f for f in schema if known.get(f.name, f.type) != f.type]
-        wider = [f for f in other if not _widens(f.type, known[f.name])]
+        wider = [f for f in other if not (of_rows and _widens(f.type, known[f.name]))]
         for field in wider:
             if not _widens(known[field.name], field.type):
                 raise LakeError(

@@ -59,7 +59,7 @@ def append(table: Table, rows: Rows, *, partition_by: Sequence[str] = ()) -> Wri
     LakeError: a column has another type than the table's, or is not in it.
     """
     batches, schema = _batches(rows)
-    snapshot = table.create(schema, partition_by=partition_by)
+    snapshot = table.create(schema, partition_by=partition_by, of_rows=True)
     staged = _staged(snapshot, batches)
     try:
         done = snapshot.commit(staged, application="append", discards=False)
@@ -89,7 +89,7 @@ def replace_where(
     """
     matches = _expression(predicate)
     batches, schema = _batches(rows)
-    snapshot = table.create(schema)
+    snapshot = table.create(schema, of_rows=True)
     if is_checked:
         batches = _checked(batches, matches, f"{table.name}: replace_where({predicate})")
     staged = _staged(snapshot, batches)
@@ -130,7 +130,7 @@ def upsert(
     """
     given = _frame(rows)
     _check_key(table, given, list(key))
-    snapshot = table.create(as_stored(given.to_arrow().schema))
+    snapshot = table.create(as_stored(given.to_arrow().schema), of_rows=True)
     doomed = _expression(delete_where) if delete_where is not None else pl.lit(value=False)
     merge = _Merge(table, given, list(key), given.filter(~doomed), snapshot.schema)
     rewriting = _Rewriting(table, merge.copy, merge.changes)
