@@ -67,9 +67,19 @@ def ledger_table(lake: Lake, source: Source) -> Table:
     return Table(lake, f"{source.table}__ledger")
 
 
-def read_ledger(lake: Lake, source: Source) -> pl.DataFrame:
-    """Every file of every batch, oldest first; empty before the first."""
-    snapshot = ledger_table(lake, source).snapshot_or_none()
+def open_ledger(lake: Lake, source: Source) -> Snapshot:
+    """The ledger, made where there is none."""
+    return ledger_table(lake, source).create(SCHEMA, description=f"Files of {source.table}")
+
+
+def read_ledger(lake: Lake, source: Source, snapshot: Snapshot | None = None) -> pl.DataFrame:
+    """Every file of every batch, oldest first; empty before the first.
+
+    Parameters
+    ----------
+    snapshot: of the ledger; by default the newest.
+    """
+    snapshot = snapshot or ledger_table(lake, source).snapshot_or_none()
     if snapshot is None:
         return pl.DataFrame(pl.from_arrow(SCHEMA.empty_table()))
     return snapshot.scan().collect().sort("batch", "file")
@@ -102,27 +112,27 @@ def stage_results(
     return staged
 
 
-def mend_ledger(lake: Lake, source: Source, bronze: Snapshot | None = None) -> int:
-    """Bring the ledger up to the bronze table's newest batch, from what was staged beside it.
+def mend_ledger(
+    lake: Lake, source: Source, bronze: Snapshot, ledger: Snapshot | None = None
+) -> Snapshot:
+    """Bring the ledger up to the bronze table's batch, from what was staged beside it.
 
     Parameters
     ----------
-    bronze: the version to bring it up to; by default the newest.
+    bronze: the version to bring it up to.
+    ledger: as it was opened just now; by default it is opened.
 
     Returns
     -------
-    The newest batch that the ledger has.
+    The ledger, which may have later batches too.
     """
-    bronze = bronze or Table(lake, source.table).snapshot_or_none()
-    if bronze is None:
-        return 0
-    ledger = ledger_table(lake, source).create(SCHEMA, description=f"Files of {source.table}")
+    ledger = ledger or open_ledger(lake, source)
     newest = bronze.transaction(source.application)
     for batch in range(ledger.transaction(source.application) + 1, newest + 1):
         staged = StagedFile(**_noted(bronze, source.application, batch))
         _commit(ledger, source, batch, staged)
         ledger = ledger.table.snapshot()
-    return ledger.transaction(source.application)
+    return ledger
 
 
 def commit_results(lake: Lake, source: Source, plan: Plan, staged: StagedFile) -> None:

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +35,7 @@ from penstock.ingest.ledger import (
     ledger_table,
     mend_ledger,
     note,
+    open_ledger,
     read_ledger,
     stage_results,
 )
@@ -165,16 +167,24 @@ def _ingested(
     clock = _Clock()
     tried, refused = set[str](), 0
     found: _Found | None = None
-    while max_batches is None or len(done) < max_batches:
+    with ThreadPoolExecutor(2, thread_name_prefix="penstock-look") as pool:  # a round trip each
+        is_full = full or retry
+        looked = None
+        if source.lookback is None or is_full:
+            looked = pool.submit(copy_context().run, _look, source, None, is_full=is_full)
+        opened = pool.submit(open_ledger, lake, source)
         bronze = table.create(raw_schema(source), description=description)
+    mended: Snapshot | None = opened.result()
+    while max_batches is None or len(done) < max_batches:
+        bronze = bronze or table.create(raw_schema(source), description=description)
         number = bronze.transaction(source.application) + 1
-        if mend_ledger(lake, source, bronze) != number - 1:
+        mended = mend_ledger(lake, source, bronze, mended)
+        if mended.transaction(source.application) != number - 1:
+            bronze = mended = None
             continue  # another run has committed since; a plan must not be made from an old ledger
-        ledger = read_ledger(lake, source)
+        ledger = read_ledger(lake, source, mended)
         if found is None:
-            with span("ingest.look", table=source.table) as told:
-                found = _look(source, ledger, is_full=full or retry)
-                told.set({"files": found.listing.height})
+            found = _look(source, ledger) if looked is None else looked.result()
         plan = plan_batch(
             lake,
             source,
@@ -189,9 +199,10 @@ def _ingested(
         clock.lap("planning")
         if plan is None:
             break
+        base, bronze, mended = bronze, None, None
         try:
             with span("ingest.batch", table=source.table, batch=number, files=len(plan.files)):
-                results = _run_batch(lake, source, bronze, plan, clock, progress)
+                results = _run_batch(lake, source, base, plan, clock, progress)
         except CommitConflict as conflict:
             log.info("%s batch %d: %s", table.name, number, conflict)
             is_done = table.snapshot().transaction(source.application) >= number
@@ -204,12 +215,15 @@ def _ingested(
         clock.begin()
         done.append((plan, results))
         tried |= {result.file.path for result in results if result.error}
-    mend_ledger(lake, source)
+    if bronze is None:  # stopped before it was seen that nothing is left
+        bronze = table.snapshot()
+        mended = mend_ledger(lake, source, bronze)
     if found is not None and found.arrivals is not None:
-        left = new_files(source, found.listing, read_ledger(lake, source), gone=found.gone)
+        ledger = read_ledger(lake, source, mended)
+        left = new_files(source, found.listing, ledger, gone=found.gone)
         found.arrivals.acknowledge(left["path"])
     clock.lap("committing")
-    return _report(table, done, clock)
+    return _report(bronze, done, clock)
 
 
 def waiting_files(lake: Lake, source: Source) -> pl.DataFrame:
@@ -235,13 +249,27 @@ class _Found:
 
 
 def _look(
-    source: Source, ledger: pl.DataFrame, *, is_full: bool = False, only_looks: bool = False
+    source: Source,
+    ledger: pl.DataFrame | None,
+    *,
+    is_full: bool = False,
+    only_looks: bool = False,
+) -> _Found:
+    """See what is there; the ledger is for a lookback alone."""
+    with span("ingest.look", table=source.table) as told:
+        found = _seen(source, ledger, is_full=is_full, only_looks=only_looks)
+        told.set({"files": found.listing.height})
+        return found
+
+
+def _seen(
+    source: Source, ledger: pl.DataFrame | None, *, is_full: bool, only_looks: bool
 ) -> _Found:
     folder = source.folder()
     if source.notifications and not is_full:
         arrivals = receive(source.notifications, folder, source.pattern, only_looks=only_looks)
         return _Found(arrivals.listing, arrivals.gone, arrivals)
-    after = "" if is_full else list_from(source, ledger)
+    after = "" if is_full or ledger is None else list_from(source, ledger)
     return _Found(folder.list(source.pattern, after=after))
 
 
@@ -265,16 +293,15 @@ class _Clock:
 
 
 def _report(
-    table: Table, done: list[tuple[Plan, Sequence[FileResult]]], clock: _Clock
+    bronze: Snapshot, done: list[tuple[Plan, Sequence[FileResult]]], clock: _Clock
 ) -> IngestReport:
     results = [result for _, batch in done for result in batch]
     by_status = {"loaded": 0, "unchanged": 0, "removed": 0, "failed": 0, "unavailable": 0}
     for result in results:
         by_status[result.status] += 1
-    snapshot = table.snapshot_or_none()
     newest = max((r.file.changed_at for r in results if r.file.changed_at), default=None)
     return IngestReport(
-        table=table.name,
+        table=bronze.table.name,
         batches=tuple(plan.batch for plan, _ in done),
         files_loaded=by_status["loaded"],
         files_unchanged=by_status["unchanged"],
@@ -282,7 +309,7 @@ def _report(
         rows_read=sum(result.rows_read for result in results),
         bytes_read=sum(result.file.size_bytes for result in results if result.error is None),
         failed={result.file.path: result.error for result in results if result.error},
-        version=snapshot.version if snapshot else None,
+        version=bronze.version,
         seconds={stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
         lag_seconds=(datetime.now(UTC) - newest).total_seconds() if newest else None,
     )

@@ -201,7 +201,7 @@ def contended(lake: Lake, source: Source, runners: int, *, max_files: int, turns
 
 def _ingest_all(lake: Lake, source: Source, max_files: int) -> None:
     ingest(lake, source, max_files=max_files)
-    mend_ledger(lake, source)
+    mend_ledger(lake, source, Table(lake, source.table).snapshot())
 
 
 def _compact(lake: Lake, source: Source, turns: int) -> None:

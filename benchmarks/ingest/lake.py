@@ -1,0 +1,274 @@
+"""What ingest costs beside nothing: a million known files, a commit, object storage, upsert.
+
+    python -m benchmarks.ingest.lake --works known commit upsert
+    python -m benchmarks.ingest.lake --works s3 --s3 s3://bucket/prefix    (keys in the environment)
+
+Each work is a process of its own; limits that it is held against are measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from benchmarks.ingest.data import HEADER, made_rows
+
+RESULTS = Path(__file__).parents[1] / "results" / "ingest_lake.md"
+FOLDER = Path("data/bench/ingest_lake")
+
+
+def main() -> None:
+    """Run works in processes of their own, print what they found, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--works", nargs="*", default=["known", "commit", "upsert"])
+    parser.add_argument("--s3", default="", help="where the work s3 may write")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the usual sizes, for a try")
+    parser.add_argument("--alone", default="", help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.alone:
+        found = WORKS[told.alone](told.scale, told.s3)
+        found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(found))
+        return
+    lines = [
+        f"# What ingest costs, {datetime.now(UTC):%Y-%m-%d}",
+        "",
+        f"{os.cpu_count()} cores; seconds unless it says otherwise. `python -m "
+        "benchmarks.ingest.lake`.",
+        "",
+        "| work | | |",
+        "|---|---|---|",
+    ]
+    for work in told.works:
+        command = [sys.executable, "-m", "benchmarks.ingest.lake", "--alone", work]
+        command += ["--scale", str(told.scale), "--s3", told.s3]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        for name, value in json.loads(done.stdout.splitlines()[-1]).items():
+            shown = f"{value:,.3f}" if isinstance(value, float) and value < 100 else f"{value:,.0f}"
+            lines.append(f"| {work} | {name} | {shown} |")
+            print(lines[-1], flush=True)
+    RESULTS.write_text("\n".join(lines) + "\n")
+
+
+def known(scale: float, _: str) -> dict[str, Any]:
+    """A run that finds nothing new among a million known files, beside their listing alone."""
+    from penstock import Lake
+    from penstock.ingest import Source, ingest
+    from penstock.ingest.ledger import SCHEMA, ledger_table
+    from penstock.tables import Stager, Table, Transaction
+    from schemas.retail import SALES
+
+    files, folder = int(1_000_000 * scale), FOLDER / "known"
+    _million(folder / "raw", files)
+    lake, source = Lake(folder / "lake"), Source("retail/raw", str(folder / "raw"), SALES)
+    listing, seconds = _timed(lambda: source.folder().list())
+    if Table(lake, source.table).snapshot_or_none() is None:
+        ingest(lake, source, max_files=1, max_batches=1)
+        rows = listing.select(
+            pl.lit(2, pl.Int64).alias("batch"),
+            pl.col("path").alias("file"),
+            "size_bytes",
+            "tag",
+            pl.lit("0" * 32).alias("checksum"),
+            pl.lit("loaded").alias("status"),
+            pl.lit(1, pl.Int64).alias("rows_read"),
+            pl.lit(value=False).alias("replaces"),
+            pl.lit(None, pl.String).alias("error"),
+            "changed_at",
+            pl.lit(datetime.now(UTC)).alias("ingested_at"),
+        )
+        with Stager(lake, ledger_table(lake, source).name, SCHEMA) as stager:
+            stager.write(rows.to_arrow())
+            (staged,) = stager.finish()
+        transaction = Transaction(source.application, 2)
+        bronze = Table(lake, source.table).snapshot()
+        bronze.commit([], transaction=transaction, note={"batch": 2, "ledger": asdict(staged)})
+    report, took = _timed(lambda: ingest(lake, source))
+    assert not report.batches, report
+    return {"files": files, "listing alone": seconds, "run, nothing new": took}
+
+
+def _million(folder: Path, files: int) -> None:
+    marker = folder.with_suffix(".complete")
+    if marker.exists() and marker.read_text() == str(files):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for number in range(files):
+        if number % 1000 == 0:
+            day = folder / f"part={number // 1000:04d}"
+            day.mkdir(parents=True)
+        (day / f"{number:07d}.csv").touch()
+    marker.write_text(str(files))
+
+
+def commit(_: float, __: str) -> dict[str, Any]:
+    """What a batch costs beside its data: a file of one row, and the objects written."""
+    from penstock import Lake
+    from penstock.ingest import Source, ingest
+    from penstock.storage.objects import ObjectStore
+    from schemas.retail import SALES
+
+    folder = FOLDER / "commit"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "raw").mkdir(parents=True)
+    lake, source = Lake(folder / "lake"), Source("retail/raw", str(folder / "raw"), SALES)
+    writes = list[str]()
+    for name in ("put", "put_if_absent", "open_writer"):
+        _counted(ObjectStore, name, writes)
+    line = made_rows(1, 0).write_csv(include_header=False)
+    times = list[float]()
+    for number in range(30):
+        (folder / "raw" / f"{number:03d}.csv").write_text(f"{HEADER}\n{line}")
+        writes.clear()
+        report, took = _timed(lambda: ingest(lake, source))
+        assert report.rows_read == 1
+        times.append(took)
+    others = [key for key in writes if not key.rsplit("/", 1)[-1].startswith("part-")]
+    beside = [key for key in writes if "__ledger/part-" in key]
+    return {
+        "run of one file of one row, median": float(np.median(times[5:])),
+        "objects written beside the rows": len(others) + len(beside),
+    }
+
+
+def _counted(kind: type, name: str, into: list[str]) -> None:
+    inner = getattr(kind, name)
+
+    def counted(self: Any, key: str, *arguments: Any, **settings: Any) -> Any:
+        into.append(key)
+        return inner(self, key, *arguments, **settings)
+
+    setattr(kind, name, counted)
+
+
+def s3(scale: float, uri: str) -> dict[str, Any]:
+    """1 GB of CSV files in a bucket to a table there, beside getting, parsing and putting alone."""
+    import obstore
+    import pyarrow.csv as pacsv
+
+    from penstock import Lake
+    from penstock.ingest import Source, ingest
+    from penstock.storage.objects import ObjectStore, resolve_options
+    from schemas.retail import SALES
+
+    files, each = int(256 * scale), 4 << 20
+    options = resolve_options(uri, None)
+    store = ObjectStore(uri, options)
+    text = made_rows(50_000, 0).write_csv(include_header=False).encode()
+    data = HEADER.encode() + b"\n" + text[: text.rfind(b"\n", 0, each) + 1]
+    have = {info.key for info in store.list("raw")}
+    keys = [f"raw/{number:05d}.csv" for number in range(files)]
+    for key in keys:
+        if key not in have:
+            store.put(key, data)
+    size = len(data) * files
+
+    async def get_all() -> None:
+        gate = asyncio.Semaphore(8)
+
+        async def one(key: str) -> None:
+            async with gate:
+                got = await obstore.get_async(store._store, key)
+                await got.bytes_async()
+
+        await asyncio.gather(*(one(key) for key in keys))
+
+    _, got = _timed(lambda: asyncio.run(get_all()))
+    strings = pacsv.ConvertOptions(column_types=dict.fromkeys(HEADER.split(","), pa.string()))
+    _, parsed = _timed(
+        lambda: [pacsv.read_csv(pa.py_buffer(data), convert_options=strings) for _ in range(files)]
+    )
+    lake = Lake(f"{uri}/lake-{int(time.time())}", storage_options=options)
+    source = Source("retail/raw", f"{uri}/raw", SALES)
+    report, took = _timed(lambda: ingest(lake, source))
+    assert not report.failed
+    assert report.bytes_read == size, (report.bytes_read, size)
+    from penstock.tables import Table
+
+    stored = Table(lake, source.table).snapshot().files
+    parts = [store_file.size_bytes for store_file in stored]
+    blobs = [os.urandom(part) for part in parts]
+    _, put = _timed(lambda: [lake.objects.put(f"put/{n}", blob) for n, blob in enumerate(blobs)])
+    limit = max(got, parsed, put)
+    return {
+        "MB": size / 1e6,
+        "GET alone, 8 at once": got,
+        "parse alone, pyarrow, all cores": parsed,
+        "PUT of the table's files alone": put,
+        "ingest": took,
+        "of the slowest alone": limit / took,
+    }
+
+
+def upsert(scale: float, _: str) -> dict[str, Any]:
+    """1 % of 20 M rows by key, beside delta-rs' merge."""
+    from deltalake import DeltaTable
+
+    from penstock import Lake
+    from penstock.tables import Table, append
+    from penstock.tables import upsert as upsert_rows
+
+    rows, folder = int(20_000_000 * scale), FOLDER / "upsert"
+    shutil.rmtree(folder, ignore_errors=True)
+    lake = Lake(folder)
+    for name in ("bench/ours", "bench/theirs"):
+        for first in range(0, rows, 2_000_000):
+            count = min(2_000_000, rows - first)
+            keys = np.arange(first, first + count)
+            frame = pl.DataFrame({"id": keys, "x": keys / 3, "y": keys % 7, "name": keys % 1000})
+            append(Table(lake, name), frame.with_columns(pl.col("name").cast(pl.String)))
+    picked = np.random.default_rng(1).choice(rows, rows // 100, replace=False)
+    new = pl.DataFrame({"id": picked, "x": picked * 1.0, "y": picked % 3}).with_columns(
+        name=pl.lit("new")
+    )
+    done, ours = _timed(lambda: upsert_rows(Table(lake, "bench/ours"), new, ["id"]))
+    assert done.rows_updated == rows // 100
+    ours_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    theirs_table = DeltaTable(lake.table_uri("bench/theirs"))
+    _, theirs = _timed(
+        lambda: (
+            theirs_table.merge(new.to_arrow(), "s.id = t.id", source_alias="s", target_alias="t")
+            .when_matched_update_all()
+            .when_not_matched_insert_all()
+            .execute()
+        )
+    )
+    return {
+        "ours": ours,
+        "peak MB after ours": ours_peak,
+        "delta-rs merge": theirs,
+        "times as fast": theirs / ours,
+    }
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    begun = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - begun
+
+
+WORKS: dict[str, Callable[[float, str], dict[str, Any]]] = {
+    "known": known,
+    "commit": commit,
+    "s3": s3,
+    "upsert": upsert,
+}
+
+if __name__ == "__main__":
+    main()
