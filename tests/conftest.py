@@ -209,6 +209,20 @@ def moto() -> Iterator[S3Server]:
 
 
 @pytest.fixture
+def gateway(s3_server: S3Server) -> str:
+    """The launcher of the real S3 server, which can be frozen and crashed."""
+    launcher = os.environ.get("PENSTOCK_S3SERVER")
+    if not launcher or s3_server.kind == "moto":
+        pytest.skip("only the real S3 server can be frozen and crashed")
+    return launcher
+
+
+def order_server(launcher: str, verb: str) -> None:
+    """Freeze, thaw, crash or restart it."""
+    subprocess.run([launcher, verb], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
 def s3_lake(s3_server: S3Server) -> Lake:
     """An empty lake in a bucket of its own."""
     return Lake(f"s3://{s3_server.new_bucket()}/lake", storage_options=s3_server.options)

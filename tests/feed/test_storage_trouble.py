@@ -15,25 +15,11 @@ import pytest
 
 from penstock import CacheOptions, FetchOptions, Lake, load_dataset
 from penstock.errors import StorageError
-from tests.conftest import S3Server
+from tests.conftest import S3Server, order_server
 from tests.shards.test_shards import publish
 
 QUICK = FetchOptions(stall_seconds=0.6, attempts=2, backoff_seconds=0.1)
 PATIENT = FetchOptions(stall_seconds=2, attempts=20, backoff_seconds=0.5)
-
-
-@pytest.fixture
-def gateway(s3_server: S3Server) -> str:
-    """The launcher of the real S3 server, which can be frozen and crashed."""
-    launcher = os.environ.get("PENSTOCK_S3SERVER")
-    if not launcher or s3_server.kind == "moto":
-        pytest.skip("only the real S3 server can be frozen and crashed")
-    return launcher
-
-
-def order(launcher: str, verb: str) -> None:
-    """Freeze, thaw, crash or restart it."""
-    subprocess.run([launcher, verb], check=True, timeout=60, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.slow
@@ -42,7 +28,7 @@ def test_a_stalled_server_times_out_and_names_the_object(
 ) -> None:
     publish(s3_lake)
     feed = load_dataset("shop/numbers", lake=s3_lake, cache=tmp_path, fetch=QUICK).batch(100)
-    order(gateway, "freeze")
+    order_server(gateway, "freeze")
     began = time.monotonic()
     try:
         with pytest.raises(
@@ -52,7 +38,7 @@ def test_a_stalled_server_times_out_and_names_the_object(
         waited = time.monotonic() - began
         feed.close()
     finally:
-        order(gateway, "thaw")
+        order_server(gateway, "thaw")
 
     assert waited < 10
     assert time.monotonic() - began < 15
@@ -87,7 +73,7 @@ def test_ctrl_c_does_not_wait_for_storage_that_hangs(
     assert job.stdin is not None
     assert job.stdout is not None
     assert job.stdout.readline() == "asks\n"
-    order(gateway, "freeze")
+    order_server(gateway, "freeze")
     try:
         job.stdin.write("\n")
         job.stdin.flush()
@@ -96,7 +82,7 @@ def test_ctrl_c_does_not_wait_for_storage_that_hangs(
         told, _ = job.communicate(timeout=10)  # by default a request may take 80 s
     finally:
         job.kill()
-        order(gateway, "thaw")
+        order_server(gateway, "thaw")
 
     assert told == "left\n"
     assert job.returncode == 0
@@ -109,8 +95,8 @@ def test_a_run_goes_on_when_the_server_comes_back(
 ) -> None:
     publish(s3_lake)
     feed = load_dataset("shop/numbers", lake=s3_lake, cache=tmp_path, fetch=PATIENT).batch(100)
-    order(gateway, harm)
-    healer = threading.Timer(2.5, order, (gateway, cure))
+    order_server(gateway, harm)
+    healer = threading.Timer(2.5, order_server, (gateway, cure))
     healer.start()
     try:
         labels = [n for batch in feed for n in batch["label"]]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from penstock import Lake, Table, validate
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, StorageError
 from penstock.ingest import ingest
 from penstock.ingest.ledger import read_ledger
-from tests.conftest import S3Server, Shop
+from tests.conftest import S3Server, Shop, order_server
 from tests.ingest.storm import (
     check_truth,
     contended,
@@ -78,6 +81,42 @@ def test_a_store_on_a_bad_day(shop: Shop, s3_server: S3Server, tmp_path: Path, s
     assert faults.seen["busy"] > 10
     assert faults.seen["lost"] + faults.seen["cut"] > 3
     check_truth(Lake(lake.uri, storage_options=s3_server.options), shop.source, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", [("freeze", "thaw"), ("crash", "restart")])
+def test_a_store_that_hangs_or_dies_and_comes_back(
+    shop: Shop, s3_lake: Lake, gateway: str, trouble: tuple[str, str]
+) -> None:
+    for number in range(120):
+        shop.write_orders(f"{number:03d}.csv", 50, first=50 * number)
+    seconds = float(os.environ.get("PENSTOCK_TROUBLE_SECONDS", "2"))
+    ended = list[BaseException | None]()
+
+    def bring_in() -> None:
+        try:
+            ingest(s3_lake, shop.source, max_files=10)
+            ended.append(None)
+        except StorageError as error:  # one clear error
+            ended.append(error)
+
+    runner = threading.Thread(target=bring_in)
+    runner.start()
+    time.sleep(1.5)
+    order_server(gateway, trouble[0])
+    try:
+        time.sleep(seconds)
+    finally:
+        order_server(gateway, trouble[1])
+    runner.join(180)
+
+    assert not runner.is_alive()
+    assert len(ended) == 1
+    ingest(s3_lake, shop.source)
+    validate(s3_lake, shop.source)
+    bronze = Table(s3_lake, "shop/orders_raw").snapshot().scan().collect()
+    assert sorted(bronze["id"]) == sorted(f"o{n}" for n in range(6000))
+    assert Table(s3_lake, "shop/orders").snapshot().rows == 6000
 
 
 @pytest.mark.slow
