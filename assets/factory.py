@@ -74,6 +74,15 @@ def domain_assets(domain: Domain) -> list[dg.AssetsDefinition]:
     ]
 
 
+class IngestConfig(dg.Config):
+    """How a run brings files in."""
+
+    full: bool = False
+    """List the whole folder, though the source has a lookback or notifications."""
+    retry: bool = False
+    """Read files again that could not be read before."""
+
+
 def _bronze(domain: Domain) -> dg.AssetsDefinition:
     source = domain.source
     uri = without_credentials(source.uri)
@@ -95,10 +104,12 @@ def _bronze(domain: Domain) -> dg.AssetsDefinition:
             )
         ],
     )
-    def bronze(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    def bronze(
+        context: dg.AssetExecutionContext, config: IngestConfig, lake: LakeResource
+    ) -> dg.MaterializeResult:
         started, opened = time.perf_counter(), lake.open()
         try:
-            report = ingest(opened, source)
+            report = ingest(opened, source, full=config.full, retry=config.retry)
         except SourceError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         if report.version is None:

@@ -13,7 +13,7 @@ from assets.factory import Domain
 from assets.lake import LakeResource
 from dagster_project.hooks import failure_webhook
 from dagster_project.jobs import daily_jobs, ingest_job, publish_job, upkeep_job
-from dagster_project.schedules import publish_schedule, upkeep_schedule
+from dagster_project.schedules import ingest_schedule, publish_schedule, upkeep_schedule
 from dagster_project.sensors import new_files_sensor, stale_days_sensor
 
 
@@ -47,6 +47,7 @@ defs = dg.Definitions(
         failure_webhook,
     ],
     schedules=[
+        *(ingest_schedule(domain) for domain in DOMAINS),
         *(publish_schedule(domain) for domain in DOMAINS if domain.training_sets),
         upkeep_schedule(),
     ],

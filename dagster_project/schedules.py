@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.factory import Domain
-from dagster_project.jobs import UPKEEP_JOB_NAME, publish_job_name
+from dagster_project.jobs import UPKEEP_JOB_NAME, ingest_job_name, publish_job_name
 
 
 def publish_schedule(domain: Domain) -> dg.ScheduleDefinition:
@@ -16,6 +16,22 @@ def publish_schedule(domain: Domain) -> dg.ScheduleDefinition:
         cron_schedule="0 5 * * *",
         execution_timezone="UTC",
         description="Publish what the day before brought",
+    )
+
+
+def ingest_schedule(domain: Domain) -> dg.ScheduleDefinition:
+    """Every night: look at the whole source, and read again what could not be read.
+
+    For what a sensor may miss: files of which no message came, or that came later than a lookback.
+    """
+    asset = domain.source.table.replace("/", "__")
+    return dg.ScheduleDefinition(
+        name=f"{domain.name}_ingest_nightly",
+        job_name=ingest_job_name(domain),
+        cron_schedule="0 1 * * *",
+        execution_timezone="UTC",
+        run_config={"ops": {asset: {"config": {"full": True, "retry": True}}}},
+        description=f"All of {domain.source.uri}, and what could not be read before",
     )
 
 

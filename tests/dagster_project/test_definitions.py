@@ -229,6 +229,16 @@ def test_a_failed_run_is_told_with_its_cause_and_what_to_do(
     assert [step["step"] for step in told["steps"]] == ["reads"]
 
 
+def test_the_nightly_ingest_lists_all_and_retries(lake: Lake, tmp_path: Path) -> None:
+    schedule = defs.resolve_schedule_def("retail_ingest_nightly")
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_schedule_context(instance=instance)
+        (request,) = schedule.evaluate_tick(context).run_requests or []
+    assert dg.validate_run_config(defs.resolve_job_def("retail_ingest"), request.run_config)
+    (config,) = request.run_config["ops"].values()
+    assert config == {"config": {"full": True, "retry": True}}
+
+
 @pytest.mark.slow
 def test_the_webserver_shows_the_assets_sensors_and_schedules(tmp_path: Path) -> None:
     port = free_port()
@@ -260,7 +270,7 @@ def test_the_webserver_shows_the_assets_sensors_and_schedules(tmp_path: Path) ->
     assert sensors >= {"retail_new_files", "retail_stale_days", "failure_webhook"}
     assert "default_automation_condition_sensor" in sensors
     schedules = {schedule["name"] for schedule in repository["schedules"]}
-    assert schedules == {"retail_publish_daily", "upkeep_nightly"}
+    assert schedules == {"retail_ingest_nightly", "retail_publish_daily", "upkeep_nightly"}
 
 
 def _graphql(url: str, query: str) -> dict[str, Any] | None:
