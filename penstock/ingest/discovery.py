@@ -65,7 +65,7 @@ def new_files(
     """
     loaded = _with_rows(ledger)
     if isinstance(source, UpstreamSource):
-        listing = source.stretch(ledger, listing)
+        listing = source.still_new(ledger, listing)
     listed = listing.filter(source.is_read())
     found = listed.join(_known_states(source, ledger, is_retry=is_retry), on="path", how="left")
     is_known = (pl.col("size_bytes") == pl.col("known_size")) & (

@@ -170,7 +170,7 @@ def _ingested(
     with ThreadPoolExecutor(2, thread_name_prefix="penstock-look") as pool:  # a round trip each
         is_full = full or retry
         looked = None
-        if source.lookback is None or is_full:
+        if not _needs_ledger(source) or (is_full and source.lookback is not None):
             looked = pool.submit(copy_context().run, _look, source, None, is_full=is_full)
         opened = pool.submit(open_ledger, lake, source)
         bronze = table.create(raw_schema(source), description=description)
@@ -184,7 +184,7 @@ def _ingested(
             continue  # another run has committed since; a plan must not be made from an old ledger
         ledger = read_ledger(lake, source, mended)
         if found is None:
-            found = _look(source, ledger) if looked is None else looked.result()
+            found = _look(source, ledger, is_full=is_full) if looked is None else looked.result()
         plan = plan_batch(
             lake,
             source,
@@ -213,6 +213,8 @@ def _ingested(
             continue
         refused = 0
         clock.begin()
+        if plan.is_resumed and isinstance(source, UpstreamSource):
+            found = looked = None  # what was seen began before that stretch
         done.append((plan, results))
         tried |= {result.file.path for result in results if result.error}
     if bronze is None:  # stopped before it was seen that nothing is left
@@ -236,6 +238,11 @@ def waiting_files(lake: Lake, source: Source) -> pl.DataFrame:
     ledger = read_ledger(lake, source)
     found = _look(source, ledger, only_looks=True)
     return new_files(source, found.listing, ledger, gone=found.gone)
+
+
+def _needs_ledger(source: Source) -> bool:
+    """Whether what to look for depends on what is known."""
+    return source.lookback is not None or isinstance(source, UpstreamSource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +276,9 @@ def _seen(
     if source.notifications and not is_full:
         arrivals = receive(source.notifications, folder, source.pattern, only_looks=only_looks)
         return _Found(arrivals.listing, arrivals.gone, arrivals)
+    if isinstance(source, UpstreamSource):
+        assert ledger is not None
+        return _Found(folder.list(after=source.reached(ledger)))
     after = "" if is_full or ledger is None else list_from(source, ledger)
     return _Found(folder.list(source.pattern, after=after))
 
@@ -617,7 +627,8 @@ class _Worker:
         return _with_columns(self._schema, new)
 
     def _complete(self, table: pa.Table) -> pa.Table:
-        table = with_partitions(self._source, table)
+        if not isinstance(self._folder, Upstream):
+            table = with_partitions(self._source, table)
         rows, plan = len(table), self._plan
         when = pa.scalar(plan.planned_at, pa.timestamp("us", "UTC"))
         table = table.append_column("_ingested_at", pa.repeat(when, rows))

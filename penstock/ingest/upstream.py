@@ -12,9 +12,9 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import polars as pl
 import pyarrow as pa
@@ -28,6 +28,28 @@ from penstock.tables.log import read_entry
 CHANGES = ("_change_type", "_commit_version", "_commit_timestamp")
 """Columns of a change feed, for contracts that name them."""
 _BATCH_ROWS = 1 << 16
+_SAFE = " :+,-.~"
+"""What the name of a stretch keeps as it is: no slash, and no `name=value`."""
+_AS_THEY_ARE = {
+    "bigint",
+    "boolean",
+    "bytea",
+    "character varying",
+    "character",
+    "date",
+    "double precision",
+    "integer",
+    "json",
+    "jsonb",
+    "numeric",
+    "real",
+    "smallint",
+    "text",
+    "timestamp with time zone",
+    "timestamp without time zone",
+    "uuid",
+}
+"""Types of PostgreSQL, and arrays of them, that Arrow has too; of others the text is taken."""
 _UUID_GROUPS = ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))
 """Of its hexadecimal digits: where each starts, and its length."""
 
@@ -38,14 +60,25 @@ class Upstream:
     identity: str
 
     def list(self, pattern: str = "", *, after: str = "") -> pl.DataFrame:
-        """One row: the table's name, and as its tag the mark that it has reached.
+        """A listing of one row, the stretch behind the mark `after` (JSON); of none if it is empty.
 
         Raises
         ------
-        SourceError: the table can't be reached, or isn't there.
+        SourceError: the table can't be reached, isn't there, or isn't the one of `after`.
         """
-        reached = self.reached()
-        rows = [] if reached is None else [(self.name, 0, reached, datetime.now(UTC), None)]
+        begun = json.loads(after) if after else None
+        of = self.of
+        if begun is not None and begun[1] != of:
+            raise SourceError(
+                f"{self.identity}: its bronze table was fed by {begun[1]}, and this is {of}; give "
+                "the rows of another table, or by another mark, a bronze table of their own"
+            )
+        mark = None if begun is None else begun[0]
+        reached = self.reached(mark)
+        rows = []
+        if reached is not None:
+            path = f"{quote(self.name, safe=_SAFE)}/{_shown(mark)}..{_shown(reached)}"
+            rows = [(path, 0, json.dumps([mark, reached, of]), datetime.now(UTC), None)]
         return pl.DataFrame(rows, schema=LISTING, orient="row")
 
     @property
@@ -53,9 +86,14 @@ class Upstream:
     def name(self) -> str:
         """As stretches of it are called."""
 
+    @property
     @abstractmethod
-    def reached(self) -> str | None:
-        """The mark now, as JSON; None where there is no row."""
+    def of(self) -> str:
+        """What marks belong to: they mean nothing of another table, or by another column."""
+
+    @abstractmethod
+    def reached(self, after: Any) -> Any:
+        """The mark now, as JSON has it; None where there is no row behind `after`."""
 
     @abstractmethod
     def read(self, after: Any, upto: Any) -> Iterator[pa.RecordBatch]:
@@ -68,25 +106,42 @@ class UpstreamSource(Source):
 
     def __post_init__(self) -> None:
         Source.__post_init__(self)
-        if self.on_delete != "keep" or self.pattern != "**/*" or self.format is not None:
+        others = (self.on_delete != "keep", self.pattern != "**/*", self.format, self.notifications)
+        if any(others) or self.lookback is not None:
             raise SourceError(
-                f"{self.table}: on_delete, pattern and format are for folders, not for a table"
+                f"{self.table}: on_delete, pattern, format, lookback and notifications are for "
+                "folders, not for a table"
             )
 
     def is_read(self) -> pl.Expr:
         """Each stretch is."""
         return pl.lit(value=True)
 
-    def stretch(self, ledger: pl.DataFrame, listing: pl.DataFrame) -> pl.DataFrame:
-        """What came since the newest stretch in the ledger: a listing of one row, or none."""
+    def reached(self, ledger: pl.DataFrame) -> str:
+        """The mark of the newest stretch in the ledger and what it is of, as JSON; "" before any.
+
+        Raises
+        ------
+        SourceError: the ledger is of a folder.
+        """
         loaded = ledger.filter(status="loaded")
-        after = json.loads(loaded["tag"][-1])[1] if loaded.height else None
-        stretches = [
-            (f"{name}/{_shown(after)}..{_shown(json.loads(tag))}", 0, _tag(after, tag), at, None)
-            for name, _, tag, at, _ in listing.rows()
-            if json.loads(tag) != after
-        ]
-        return pl.DataFrame(stretches, schema=LISTING, orient="row")
+        if loaded.is_empty():
+            return ""
+        try:
+            _, upto, of = json.loads(loaded["tag"][-1])
+        except ValueError as error:
+            raise SourceError(
+                f"{self.table}: it was fed by a folder; a table's rows need a bronze table of "
+                "their own"
+            ) from error
+        return json.dumps([upto, of])
+
+    def still_new(self, ledger: pl.DataFrame, listing: pl.DataFrame) -> pl.DataFrame:
+        """Of a listing, the stretch that begins where the ledger ends; others have come first."""
+        reached = self.reached(ledger)
+        mark = json.loads(reached)[0] if reached else None
+        fresh = [json.loads(tag)[0] == mark for tag in listing["tag"]]
+        return listing.filter(pl.Series(fresh, dtype=pl.Boolean))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +161,11 @@ class DatabaseSource(UpstreamSource):
     """The table or view, with its schema: `public.orders`."""
     mark: str = ""
     """The high-water mark: a column of whole numbers, times, dates or text that grows with each
-    row inserted or changed, such as `updated_at`. A row where it is null is never seen."""
+    row inserted or changed, such as `updated_at`. A row where it is null is never seen, and one in
+    the future is when its time has come."""
     settle: timedelta = timedelta(0)
-    """Of a mark of times: how long to wait until no transaction brings an older one."""
+    """Of a mark of times or dates: how long to wait until no transaction brings an older one.
+    Times without a zone are taken as UTC."""
 
     def __post_init__(self) -> None:
         UpstreamSource.__post_init__(self)
@@ -117,6 +174,8 @@ class DatabaseSource(UpstreamSource):
                 raise SourceError(f"{self.table}: a database source needs its {name}")
         if self.mark not in self.contract.raw_names:
             raise SourceError(f"{self.table}: the contract has no column {self.mark}, the mark")
+        if self.settle < timedelta(0):
+            raise SourceError(f"{self.table}: settle can't be negative")
 
     def folder(self) -> Any:
         """The table, in the place of a folder."""
@@ -149,33 +208,87 @@ class _Relation(Upstream):
     def name(self) -> str:
         return self._source.relation
 
-    def reached(self) -> str | None:
-        mark = _quoted(self._source.mark)
-        query = f"SELECT max({mark}) AS mark FROM {_relation(self._source.relation)}"
-        try:
-            with contextlib.closing(_connected(self._source)) as connection:
-                (value,) = next(iter(_stream(connection, query, [])))["mark"].to_pylist()
-        except _failures() as error:
-            raise SourceError(f"{self.identity}: {_first_line(error)}") from error
-        if value is None:
-            return None
-        if self._source.settle and isinstance(value, datetime):
-            newest = datetime.now(UTC) - self._source.settle
-            value = min(value, newest if value.tzinfo else newest.replace(tzinfo=None))
-        return json.dumps(_as_json(value, self.identity))
+    @property
+    def of(self) -> str:
+        return f"{self._source.relation} by {self._source.mark}"
 
-    def read(self, after: Any, upto: Any) -> Iterator[pa.RecordBatch]:
+    def reached(self, after: Any) -> Any:
         source, mark = self._source, _quoted(self._source.mark)
-        sign = "?" if "driver" in source.options else "${}"
-        bounds = [*([] if after is None else [_value(after)]), _value(upto)]
-        tests = [
-            f"{mark} {test} {sign.format(place)}"
-            for place, test in enumerate(([] if after is None else [">"]) + ["<="], start=1)
-        ]
-        query = f"SELECT * FROM {_relation(source.relation)} WHERE {' AND '.join(tests)}"
+        of = f"FROM {_relation(source.relation)}"
         try:
             with contextlib.closing(_connected(source)) as connection:
-                yield from _stream(connection, query, bounds)
+                value = _one(connection, f"SELECT max({mark}) AS mark {of}", [])
+                if value is None:
+                    return None
+                self._check_mark(connection, value, mark, of)
+                bound = self._bound(value)
+                tests, bounds = self._between(after, bound)
+                where = f"WHERE {' AND '.join(tests)}" if tests else ""
+                value = _one(connection, f"SELECT max({mark}) AS mark {of} {where}", bounds)
+        except (*_failures(), ValueError, OverflowError) as error:
+            raise SourceError(f"{self.identity}: {_first_line(error)}") from error
+        return None if value is None else _as_json(value, self.identity)
+
+    def _check_mark(self, connection: Any, value: Any, mark: str, of: str) -> None:
+        """Raise `SourceError` where marks can't be put in order, or a setting makes no sense."""
+        _as_json(value, self.identity)
+        if self._source.settle and not isinstance(value, date):
+            raise SourceError(
+                f"{self.identity}: settle is for a mark of times or dates; {self._source.mark} has "
+                f"{type(value).__name__}, such as {value!r}"
+            )
+        if self._is_sqlite:  # any value may be of any type
+            query = f"SELECT count(DISTINCT typeof({mark})) AS n {of} WHERE {mark} IS NOT NULL"
+            if _one(connection, query, []) > 1:
+                raise SourceError(
+                    f"{self.identity}: {self._source.mark} has values of several types, which no "
+                    "order puts in a row; mend them, or take another mark"
+                )
+
+    @property
+    def _is_sqlite(self) -> bool:
+        source = self._source
+        return urlsplit(source.uri).scheme == "sqlite" and "driver" not in source.options
+
+    def _bound(self, value: Any) -> Any:
+        """The greatest mark that counts yet; None for all."""
+        now = datetime.now(UTC) - self._source.settle
+        match value:
+            case datetime():
+                return now if value.tzinfo else now.replace(tzinfo=None)
+            case date():
+                return now.date()
+            case _:
+                return None
+
+    def _between(self, after: Any, upto: Any) -> tuple[list[str], list[Any]]:
+        """Tests of the mark, and the values bound to them."""
+        mark, sign = _quoted(self._source.mark), "${}"
+        if "driver" in self._source.options:
+            sign = "?"
+        told = [(">", None if after is None else _value(after)), ("<=", upto)]
+        told = [(test, value) for test, value in told if value is not None]
+        tests = [f"{mark} {test} {sign.format(n)}" for n, (test, _) in enumerate(told, start=1)]
+        return tests, [value for _, value in told]
+
+    def read(self, after: Any, upto: Any) -> Iterator[pa.RecordBatch]:
+        source = self._source
+        tests, bounds = self._between(after, _value(upto))
+        try:
+            with contextlib.closing(_connected(source)) as connection:
+                columns = _columns(connection, source)
+                query = f"SELECT {columns} FROM {_relation(source.relation)}"
+                query += f" WHERE {' AND '.join(tests)}"
+                if not self._is_sqlite:
+                    yield from _stream(connection, query, bounds)
+                    return
+                # The driver takes a column's type from its first rows, so there is one of texts.
+                named = _of_sqlite(connection, source)
+                first = ", ".join("x''" if kind == "BLOB" else "''" for _, kind in named)
+                batches = _stream(connection, f"SELECT {first} UNION ALL {query}", bounds)
+                names = [name[1:-1].replace('""', '"') for name, _ in named]
+                for place, batch in enumerate(batches):
+                    yield batch.slice(0 if place else 1).rename_columns(names)
         except _failures() as error:
             message = f"{self.identity}: {_first_line(error)}"
             raise UnreadableFile(message, is_transient=True) from error
@@ -193,24 +306,37 @@ class _Feed(Upstream):
     def name(self) -> str:
         return self._uri.rsplit("/", 1)[-1]
 
-    def reached(self) -> str:
-        return str(self._table().version())
+    @property
+    def of(self) -> str:
+        return f"Delta table {self._table().metadata().id}"
+
+    def reached(self, after: Any) -> Any:
+        table = self._table()
+        mode = table.metadata().configuration.get("delta.columnMapping.mode", "none")
+        if mode != "none":
+            raise SourceError(
+                f"{self.identity}: it uses column mapping ({mode}), which isn't read here; copy it "
+                "into a table without it"
+            )
+        version = table.version()
+        return version if after is None or version > after else None
 
     def read(self, after: Any, upto: Any) -> Iterator[pa.RecordBatch]:
-        from deltalake.exceptions import DeltaError
-
         try:
             if after is None:
                 yield from self._whole(upto)
             else:
                 yield from self._changes(after + 1, upto)
-        except (DeltaError, OSError) as error:
+        except UnreadableFile:
+            raise
+        except Exception as error:
             message = f"{self.identity}: {_first_line(error)}"
             raise UnreadableFile(message, is_transient=True) from error
 
     def _whole(self, version: int) -> Iterator[pa.RecordBatch]:
         table = self._table(version)
-        at = pa.scalar(table.history(1)[0]["timestamp"] * 1000, pa.timestamp("us", "UTC"))
+        told = next(iter(table.history(1)), {}).get("timestamp")  # not every writer says it
+        at = pa.scalar(None if told is None else told * 1000, pa.timestamp("us", "UTC"))
         said = (pa.scalar("insert"), pa.scalar(version, pa.int64()), at)
         for batch in table.to_pyarrow_dataset().to_batches(batch_size=_BATCH_ROWS):
             for name, value in zip(CHANGES, said, strict=True):
@@ -265,18 +391,13 @@ class _Feed(Upstream):
 
 def stretch_of(tag: str) -> tuple[Any, Any]:
     """The marks that a planned stretch lies between."""
-    after, upto = json.loads(tag)
+    after, upto, _ = json.loads(tag)
     return after, upto
 
 
-def _tag(after: Any, reached: str) -> str:
-    return json.dumps([after, json.loads(reached)])
-
-
 def _shown(mark: Any) -> str:
-    if isinstance(mark, dict):
-        return str(next(iter(mark.values())))
-    return "" if mark is None else str(mark)
+    shown = next(iter(mark.values())) if isinstance(mark, dict) else mark
+    return "" if shown is None else quote(str(shown), safe=_SAFE)
 
 
 def _as_json(value: Any, identity: str) -> Any:
@@ -288,7 +409,7 @@ def _as_json(value: Any, identity: str) -> Any:
             return value
         case datetime():
             return {"time": value.isoformat()}
-        case _ if hasattr(value, "isoformat"):
+        case date():
             return {"date": value.isoformat()}
         case _:
             pass
@@ -333,6 +454,49 @@ def _connected(source: DatabaseSource) -> Any:
         f"{without_credentials(source.uri)}: its scheme is none of postgresql, sqlite and duckdb; "
         'name another ADBC driver with options={"driver": ...}'
     )
+
+
+def _one(connection: Any, query: str, bounds: list[Any]) -> Any:
+    """The only value of a query's only row."""
+    (value,) = next(iter(_stream(connection, query, bounds))).column(0).to_pylist()
+    return value
+
+
+def _columns(connection: Any, source: DatabaseSource) -> str:
+    """What to select, so that every value comes as itself or as its text."""
+    match urlsplit(source.uri).scheme:
+        case "postgresql" | "postgres" if "driver" not in source.options:
+            query = (
+                "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute WHERE "
+                "attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+            )
+            named = _pairs(connection, query, [_relation(source.relation)])
+            return ", ".join(
+                _quoted(name)
+                if kind.removesuffix("[]") in _AS_THEY_ARE
+                else f"{_quoted(name)}::text AS {_quoted(name)}"
+                for name, kind in named
+            )
+        case "sqlite" if "driver" not in source.options:
+            named = _of_sqlite(connection, source)
+            return ", ".join(f"CAST({name} AS {kind}) {name}" for name, kind in named)
+        case _:
+            return "*"
+
+
+def _of_sqlite(connection: Any, source: DatabaseSource) -> list[tuple[str, str]]:
+    """Columns, quoted, and what each value of them is cast to: a column may have many types."""
+    query = "SELECT name, upper(type) FROM pragma_table_info($1)"
+    named = _pairs(connection, query, [source.relation.split(".")[-1]])
+    return [(_quoted(name), "BLOB" if kind == "BLOB" else "TEXT") for name, kind in named]
+
+
+def _pairs(connection: Any, query: str, bounds: list[Any]) -> list[tuple[str, str]]:
+    found = list[tuple[str, str]]()
+    for batch in _stream(connection, query, bounds):
+        names, kinds = (column.to_pylist() for column in batch.columns)
+        found += zip(names, kinds, strict=True)
+    return found
 
 
 def _stream(connection: Any, query: str, bounds: list[Any]) -> Iterator[pa.RecordBatch]:

@@ -185,8 +185,123 @@ def test_a_database_that_cannot_be_had_is_named_without_its_password(lake: Lake)
     assert "hunter2" not in str(raised.value)
     with pytest.raises(SourceError, match="none of postgresql, sqlite and duckdb"):
         ingest(lake, source_of("oracle://somewhere/shop"))
-    with pytest.raises(SourceError, match="on_delete, pattern and format are for folders"):
+    with pytest.raises(SourceError, match="on_delete, pattern, format, lookback and notifications"):
         source_of("sqlite:////x.db", on_delete="remove")
+
+
+def bring_in(path: Path, *numbers: int) -> None:
+    with duckdb.connect(str(path)) as connection:
+        for number in numbers:
+            connection.execute(sales("sales", number, 1))
+
+
+def ids_in(lake: Lake) -> list[int]:
+    bronze = Table(lake, "shop/sales_raw").snapshot().scan().collect()
+    return sorted(map(int, bronze["id"]))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A DuckDB file with an empty table of sales."""
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as connection:
+        connection.execute(_TABLE)
+    return tmp_path / "shop.duckdb"
+
+
+def test_a_mark_never_goes_back(lake: Lake, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs look at once, and the one that saw less commits last."""
+    source = source_of(f"duckdb:///{path}")
+    bring_in(path, 1, 2)
+    ingest(lake, source)
+    bring_in(path, 3)
+    look, seen = run_module._look, list[Any]()
+
+    def slow_look(*given: Any, **settings: Any) -> Any:
+        found = look(*given, **settings)
+        if not seen:
+            seen.append(found)
+            bring_in(path, 4, 5)
+            ingest(lake, source)
+        return found
+
+    monkeypatch.setattr(run_module, "_look", slow_look)
+    ingest(lake, source)
+    monkeypatch.undo()
+    ingest(lake, source)
+
+    assert ids_in(lake) == [1, 2, 3, 4, 5]
+
+
+def test_rows_that_come_back_do_not_come_twice(lake: Lake, path: Path) -> None:
+    source = source_of(f"duckdb:///{path}")
+    bring_in(path, 1, 2, 3)
+    ingest(lake, source)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("DELETE FROM sales WHERE id > 1")
+    assert ingest(lake, source).batches == ()
+    bring_in(path, 2, 3, 4)
+
+    ingest(lake, source)
+
+    assert ids_in(lake) == [1, 2, 3, 4]
+
+
+def test_another_table_or_mark_needs_a_bronze_table_of_its_own(lake: Lake, path: Path) -> None:
+    bring_in(path, 1, 2)
+    ingest(lake, source_of(f"duckdb:///{path}"))
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE other AS SELECT * FROM sales")
+    for changed in ({"relation": "other"}, {"mark": "at"}):
+        with pytest.raises(SourceError, match="was fed by sales by id, and this is"):
+            ingest(lake, source_of(f"duckdb:///{path}", **changed))
+
+
+def test_a_mark_in_the_future_waits(lake: Lake, path: Path) -> None:
+    source = source_of(f"duckdb:///{path}", mark="at")
+    bring_in(path, 1)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("INSERT INTO sales VALUES (99, 'p', 1, '2924-01-01')")
+    ingest(lake, source)
+    bring_in(path, 2)
+    ingest(lake, source)
+
+    assert ids_in(lake) == [1, 2]
+
+
+def test_marks_that_have_no_order_are_refused(lake: Lake, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "shop.db") as connection:
+        connection.execute("CREATE TABLE sales (id, product, price, at)")
+        connection.execute("INSERT INTO sales VALUES (1, 'p', 1, '2024-01-01'), ('x', 'p', 1, 2)")
+    uri = f"sqlite:///{tmp_path}/shop.db"
+    with pytest.raises(SourceError, match="id has values of several types"):
+        ingest(lake, source_of(uri))
+    with pytest.raises(
+        SourceError, match="settle is for a mark of times or dates; product has str"
+    ):
+        ingest(lake, source_of(uri, mark="product", settle=timedelta(days=1)))
+
+
+def test_values_of_any_type_come_from_sqlite(lake: Lake, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "shop.db") as connection:
+        connection.execute("CREATE TABLE sales (id INTEGER, product INTEGER, price, at TEXT)")
+        products = [None] * 1100 + ["text"] * 100
+        rows = [(n, products[n], n if n % 2 else 2.5, "2024-01-01") for n in range(1200)]
+        connection.executemany("INSERT INTO sales VALUES (?, ?, ?, ?)", rows)
+
+    report = ingest(lake, source_of(f"sqlite:///{tmp_path}/shop.db"))
+
+    assert (report.rows_read, report.failed) == (1200, {})
+
+
+def test_a_text_mark_is_no_path(lake: Lake, path: Path) -> None:
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("INSERT INTO sales VALUES (1, 'u//x/price=7/1', NULL, '2024-01-01')")
+    source = source_of(f"duckdb:///{path}", mark="product")
+
+    ingest(lake, source)
+
+    assert validate(lake, source).rows_accepted == 1
+    assert Table(lake, "shop/sales").snapshot().scan().collect()["price"].to_list() == [None]
 
 
 # Delta's change feed
@@ -258,17 +373,18 @@ def test_what_is_no_delta_table_is_named(lake: Lake, tmp_path: Path) -> None:
 def test_types_of_postgresql_become_text(lake: Lake, postgres: str) -> None:
     from adbc_driver_postgresql import dbapi
 
-    names = ("n", "money", "who", "doc", "tags", "at", "day", "ok", "raw")
+    names = ("n", "money", "who", "doc", "tags", "at", "day", "ok", "raw", "host", "cost")
     with dbapi.connect(postgres, autocommit=True) as connection, connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS kinds")
         cursor.execute(
             "CREATE TABLE kinds (n int, money numeric(12,3), who uuid, doc jsonb, tags text[],"
-            " at timestamptz, day date, ok boolean, raw bytea)"
+            " at timestamptz, day date, ok boolean, raw bytea, host inet, cost money)"
         )
         cursor.execute(
             "INSERT INTO kinds VALUES (1, 12345.678, 'c0ffee00-0000-4000-8000-000000000000',"
             """ '{"a": [1, 2]}', '{x,NULL,"y z"}', '2024-03-01 10:00:00.5+02',"""
-            " '2024-03-01', true, '\\xff00'), (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
+            " '2024-03-01', true, '\\xff00', '10.0.0.1/8', 1.5),"
+            " (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
         )
     columns = [Column(name, "string") for name in names]
     columns[names.index("raw")] = Column("raw", "binary")
@@ -287,6 +403,8 @@ def test_types_of_postgresql_become_text(lake: Lake, postgres: str) -> None:
     assert first["doc"] == '{"a": [1, 2]}'
     assert first["tags"] == '["x",null,"y z"]'
     assert first["day"] == "2024-03-01"
+    assert first["host"] == "10.0.0.1/8"
+    assert "1.50" in first["cost"]
     assert first["raw"] == b"\xff\x00"
     assert validate(lake, source).rows_accepted == 2
     at = Table(lake, "shop/kinds").snapshot().scan().sort("n").collect()["at"][0]
