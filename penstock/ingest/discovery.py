@@ -6,9 +6,8 @@ it is read: the same content again is no change.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 
@@ -34,7 +33,7 @@ NEW_FILES = pl.Schema(
 _DATES = (
     ("%Y-%m-%d", r"\d{4}-\d{2}-\d{2}"),
     ("%Y/%m/%d", r"\d{4}/\d{2}/\d{2}"),
-    ("%Y%m%d", r"(?<!\d)\d{8}(?!\d)"),
+    ("%Y%m%d", r"\d{8}"),
 )
 """Dates in paths that sort as they do."""
 
@@ -92,18 +91,31 @@ def new_files(
 
 
 def list_from(source: Source, ledger: pl.DataFrame) -> str:
-    """The path behind which a source with a `lookback` is listed; empty for all."""
-    newest = ledger["file"].max()
-    if source.lookback is None or not isinstance(newest, str):
+    """The path behind which a source with a `lookback` is listed; empty for all.
+
+    All is listed unless every dated path has its date behind the same prefix: else a date says
+    nothing of where the others sort.
+    """
+    known = ledger.filter(status="loaded").select("file").unique()
+    if source.lookback is None or known.is_empty():
         return ""
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     for form, pattern in _DATES:
-        if found := re.search(pattern, newest):
-            try:
-                day = datetime.strptime(found[0], form) - source.lookback
-            except ValueError:
-                continue  # digits that are no date
-            return newest[: found.start()] + day.strftime(form)
-    return newest
+        found = known.select(
+            pl.col("file").str.extract(rf"(?s)^(.*?){pattern}").alias("prefix"),
+            pl.col("file").str.extract(f"({pattern})").str.to_date(form, strict=False).alias("day"),
+        ).filter(pl.col("day") <= tomorrow)
+        if found.is_empty():
+            continue
+        newest = found["day"].max()
+        if found["prefix"].n_unique() > 1 or not isinstance(newest, date):
+            return ""
+        try:
+            return found["prefix"][0] + (newest - source.lookback).strftime(form)
+        except OverflowError:
+            return ""
+    last = known["file"].max()
+    return last if isinstance(last, str) else ""
 
 
 def _known_states(source: Source, ledger: pl.DataFrame, *, is_retry: bool) -> pl.DataFrame:

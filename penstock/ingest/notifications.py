@@ -9,17 +9,19 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-struc
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import unquote_plus, urlsplit
 
 import polars as pl
 
 from penstock.errors import MissingExtra, SourceError
-from penstock.storage.sources import LISTING, SourceFolder
+from penstock.storage.sources import SourceFolder
+
+log = logging.getLogger(__name__)
 
 _MOST = 100_000
 """Messages taken at a time; the rest is for the next run."""
@@ -76,101 +78,44 @@ def receive(uri: str, folder: SourceFolder, pattern: str, *, only_looks: bool = 
 
     Raises
     ------
-    SourceError: the messages can't be had, or one can't be understood; it stays where it is.
+    SourceError: the messages can't be had, or the source can't be reached.
     """
     mailbox: _Mailbox = _Queue(uri) if _is_queue(uri) else _Folder(uri)
-    messages = mailbox.receive(only_looks=only_looks)
-    newest: dict[str, tuple[str, Any]] = {}
     named = list[tuple[Message, frozenset[str]]]()
-    for message in messages:
-        paths = set[str]()
-        for event in _events(message, uri):
-            path = folder.path_of(event.bucket, event.key)
-            if path is None:
-                continue
-            paths.add(path)
-            if path not in newest or newest[path][0] <= event.order:
-                newest[path] = (event.order, event)
-        named.append((message, frozenset(paths)))
-    rows = [_row(folder, path, event) for path, (_, event) in newest.items() if event.is_there]
-    listing = pl.DataFrame([row for row in rows if row], schema=LISTING, orient="row")
-    gone = frozenset(path for path, (_, event) in newest.items() if not event.is_there)
-    wanted = listing.filter(folder.matches(pattern)).sort("path")
-    return Arrivals(wanted, gone, tuple(named), mailbox)
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    """That an object came or went."""
-
-    bucket: str
-    key: str
-    is_there: bool
-    order: str
-    """Later events of a key have a greater one."""
-    at: datetime | None
-    size_bytes: int | None
-    tag: str
-
-
-def _events(message: Message, uri: str) -> Iterator[_Event]:
-    try:
-        said = json.loads(message.body)
-        if said.get("Type") == "Notification":  # through SNS
-            said = json.loads(said["Message"])
-        if "detail" in said:  # EventBridge
-            yield _of_bridge(said)
-            return
-        for record in said.get("Records") or []:  # S3's test message has none
-            yield _of_record(record)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(
-            f"{uri}: message {message.id} is no event notification of S3 ({error!r}): "
-            f"{message.body[:200]!r}; delete it, or send other messages elsewhere"
-        ) from error
-
-
-def _of_record(record: dict[str, Any]) -> _Event:
-    found, at = record["s3"]["object"], record.get("eventTime", "")
-    return _Event(
-        bucket=record["s3"]["bucket"]["name"],
-        key=unquote_plus(found["key"]),
-        is_there="ObjectRemoved" not in record["eventName"],
-        order=f"{at}/{found.get('sequencer', ''):0>32}",
-        at=_time(at),
-        size_bytes=found.get("size"),
-        tag=(found.get("eTag") or "").strip('"'),
-    )
-
-
-def _of_bridge(said: dict[str, Any]) -> _Event:
-    detail, at = said["detail"], said.get("time", "")
-    found = detail["object"]
-    return _Event(
-        bucket=detail["bucket"]["name"],
-        key=found["key"],
-        is_there=said["detail-type"] != "Object Deleted",
-        order=f"{at}/{found.get('sequencer', ''):0>32}",
-        at=_time(at),
-        size_bytes=found.get("size"),
-        tag=(found.get("etag") or "").strip('"'),
-    )
-
-
-def _time(text: str) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
-
-
-def _row(folder: SourceFolder, path: str, event: _Event) -> tuple[Any, ...] | None:
-    """A file's row of the listing; None if it is gone again."""
-    size, tag = event.size_bytes, event.tag
-    if size is None or not tag or folder.is_local:
+    for message in mailbox.receive(only_looks=only_looks):
         try:
-            state = folder.state(path)
-        except FileNotFoundError:
-            return None
-        size, tag = state.size_bytes, state.tag
-    return path, size, tag, event.at, None
+            paths = {folder.path_of(bucket, key) for bucket, key in _objects(message)}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            log.warning(
+                "%s: message %s is no event notification of S3 (%r) and stays where it is: %r",
+                uri,
+                message.id[:200],
+                error,
+                message.body[:200],
+            )
+            continue
+        named.append((message, frozenset(path for path in paths if path is not None)))
+    paths = frozenset(path for _, some in named for path in some)
+    # Events come late, twice and in any order: what is there now counts, and not what they say.
+    listing = folder.look(sorted(paths))
+    gone = paths - set(listing["path"])
+    wanted = listing.filter(folder.matches(pattern))
+    return Arrivals(wanted, frozenset(gone), tuple(named), mailbox)
+
+
+def _objects(message: Message) -> Iterator[tuple[str, str]]:
+    """Bucket and key of what a message is about."""
+    said = json.loads(message.body)
+    if said.get("Type") == "Notification":  # through SNS
+        said = json.loads(said["Message"])
+    if "detail" in said:  # EventBridge
+        yield said["detail"]["bucket"]["name"], said["detail"]["object"]["key"]
+        return
+    if said.get("Event") == "s3:TestEvent":
+        return
+    for record in said["Records"]:
+        found = record["s3"]
+        yield found["bucket"]["name"], unquote_plus(found["object"]["key"])
 
 
 class _Folder:

@@ -129,6 +129,8 @@ class Source:
                 f'{self.table}: lookback is for listings, and with on_delete="remove" those have '
                 "to be whole"
             )
+        if self.lookback is not None and self.lookback < timedelta(0):
+            raise SourceError(f"{self.table}: lookback can't be negative")
         self._check_columns()
         try:
             "".encode(self.encoding)

@@ -62,6 +62,23 @@ class Fetched:
     state: FileState
 
 
+_DiskRow = tuple[str, int, int, int, str | None]
+"""Path, bytes, times of change of content and inode, problem."""
+
+
+class _Entry:
+    """One file, as `os.scandir` would give it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def is_symlink(self) -> bool:
+        return Path(self.path).is_symlink()
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        return Path(self.path).stat(follow_symlinks=follow_symlinks)
+
+
 class _Files(Protocol):
     """A folder of one kind of storage. Paths are relative to it."""
 
@@ -69,6 +86,7 @@ class _Files(Protocol):
 
     def list(self, after: str) -> Iterator[pl.DataFrame]: ...
     def state(self, path: str) -> FileState: ...
+    def look(self, path: str) -> pl.DataFrame: ...
     def delete(self, paths: Sequence[str]) -> None: ...
     def fetch(self, paths: Sequence[str]) -> Iterator[Fetched | OSError]: ...
     def open(self, path: str) -> IO[bytes]: ...
@@ -124,8 +142,25 @@ class SourceFolder:
         On disk a bucket is a folder as well, the first part of the path.
         """
         root = self.identity.partition("://")[2].strip("/")
-        whole = f"{bucket}/{key}".strip("/")
-        return whole[len(root) + 1 :] if whole.startswith(f"{root}/") else None
+        whole = f"{bucket}/{key}"
+        whole = whole.strip("/") if self.is_local else whole.rstrip("/")
+        is_odd = "\0" in whole or {"", ".", ".."} & set(whole.split("/"))
+        return whole[len(root) + 1 :] if whole.startswith(f"{root}/") and not is_odd else None
+
+    def look(self, paths: Sequence[str]) -> pl.DataFrame:
+        """Those of the files that are there, as `list` gives them.
+
+        Raises
+        ------
+        SourceError: the store can't be reached.
+        """
+        try:
+            with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+                found = [*pool.map(self._files.look, paths)]
+        except (OSError, StorageError) as error:
+            reason = str(error).splitlines()[0]
+            raise SourceError(f"{self.identity}: can't be looked at: {reason}") from error
+        return pl.concat([pl.DataFrame(schema=LISTING), *found]).sort("path")
 
     def delete(self, paths: Sequence[str]) -> None:
         """Take files away; those that are gone already are no error."""
@@ -164,7 +199,7 @@ class _Disk:
             raise SourceError(
                 f"{self.identity}: no such folder; create it or mend the source's uri"
             )
-        rows = list[tuple[str, int, int, int, str | None]]()
+        rows = list[_DiskRow]()
         folders = [""]
         while folders:
             prefix = folders.pop()
@@ -181,9 +216,17 @@ class _Disk:
                 rows = []
         yield _disk_listing(rows)
 
-    def _entry(
-        self, entry: os.DirEntry[str], path: str
-    ) -> Iterator[tuple[str, int, int, int, str | None]]:
+    def look(self, path: str) -> pl.DataFrame:
+        found = Path(self._root, path)
+        try:
+            rows = [*self._entry(_Entry(found), path)] if found.exists() else []
+            if self._out_of_folder(str(found)) and not Path(found).is_symlink():
+                rows = []  # by a folder that is a link out, which a listing doesn't follow either
+        except (OSError, ValueError):  # no name that a file can have
+            rows = []
+        return _disk_listing(rows)
+
+    def _entry(self, entry: os.DirEntry[str] | _Entry, path: str) -> Iterator[_DiskRow]:
         problem = None
         try:
             if entry.is_symlink() and (target := self._out_of_folder(entry.path)):
@@ -250,6 +293,17 @@ class _Objects:
         with translated(self.identity, path):
             found = obstore.head(self._store, path)
         return FileState(found["size"], _object_tag(found))
+
+    def look(self, path: str) -> pl.DataFrame:
+        try:
+            with translated(self.identity, path):
+                found = obstore.head(self._store, path)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return pl.DataFrame(schema=LISTING)
+            raise
+        row = (path, found["size"], _object_tag(found), found["last_modified"], None)
+        return pl.DataFrame([row], schema=LISTING, orient="row")
 
     def delete(self, paths: Sequence[str]) -> None:
         if paths:
@@ -341,6 +395,16 @@ class _Anywhere:
         info: dict[str, Any] = self._fs.info(f"{self._root}/{path}")
         return FileState(int(info["size"]), _tag(info))
 
+    def look(self, path: str) -> pl.DataFrame:
+        self._fs.invalidate_cache()
+        try:
+            info: dict[str, Any] = self._fs.info(f"{self._root}/{path}")
+        except FileNotFoundError:
+            return pl.DataFrame(schema=LISTING)
+        row = (path, int(info["size"] or 0), _tag(info), _changed(info), None)
+        rows = [row] if info.get("type", "file") == "file" else []
+        return pl.DataFrame(rows, schema=LISTING, orient="row")
+
     def delete(self, paths: Sequence[str]) -> None:
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
@@ -406,7 +470,7 @@ def _matches(pattern: str) -> pl.Expr:
     return pl.col("path").str.contains(f"(?s)^(?:{said})$")
 
 
-def _disk_listing(rows: list[tuple[str, int, int, int, str | None]]) -> pl.DataFrame:
+def _disk_listing(rows: list[_DiskRow]) -> pl.DataFrame:
     schema = ["path", "size_bytes", "mtime", "ctime", "problem"]
     kinds = [pl.String, pl.Int64, pl.Int64, pl.Int64, pl.String]
     frame = pl.DataFrame(rows, schema=dict(zip(schema, kinds, strict=True)), orient="row")

@@ -65,11 +65,12 @@ def test_what_messages_name_comes_in_once(
     told.write_orders("unnamed.csv", 1, first=20)
     mail.send(event(first), event(odd))
     mail.send(event(first))  # delivered twice
-    mail.send({"eventName": "s3:TestEvent"} | event(told.raw.parent / "elsewhere.csv"))
+    (mail.folder / "test.json").write_text('{"Service": "S3", "Event": "s3:TestEvent"}')
+    mail.send(event(told.raw.parent / "elsewhere.csv"))
     monkeypatch.setattr(SourceFolder, "list", _only_mail(SourceFolder.list, mail))
 
     assert waiting_files(told.lake, told.source).height == 2
-    assert mail.left == 3
+    assert mail.left == 4
     report = ingest(told.lake, told.source)
 
     assert (report.files_loaded, report.rows_read, mail.left) == (2, 5, 0)
@@ -127,11 +128,59 @@ def test_a_message_stays_until_its_files_are_in(
     assert files_in(told) == ["a.csv", "b.csv"]
 
 
-def test_a_message_that_is_none_is_named_and_kept(told: Shop, mail: Mail) -> None:
-    (mail.folder / "odd.json").write_text('{"Records": [{"s3": 1}]}')
-    with pytest.raises(SourceError, match=r"message odd\.json is no event notification"):
-        ingest(told.lake, told.source)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"Records": [{"s3": 1}]}',
+        b"no JSON",
+        b"[]",
+        b'{"else": 1}',
+        b"[" * 100_000,
+        json.dumps({"Records": [{"s3": {"bucket": {"name": "b"}, "object": {"key": 7}}}]}).encode(),
+    ],
+)
+def test_a_message_that_is_none_stops_no_other(
+    told: Shop, mail: Mail, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (mail.folder / "odd.json").write_bytes(body)
+    mail.send(event(told.write_orders("a.csv", 3)))
+
+    assert ingest(told.lake, told.source).rows_read == 3
+
     assert mail.left == 1
+    assert "odd.json is no event notification" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "key", ["../secret.csv", "./a.csv", "sub//a.csv", "x" * 5000, "a.csv/b", "nul\0"]
+)
+def test_a_key_that_is_no_file_of_the_folder_is_passed_over(
+    told: Shop, mail: Mail, key: str
+) -> None:
+    told.write_orders("a.csv", 3)
+    (told.raw.parent / "secret.csv").write_text(f"{HEADER}{order(1)}\n")
+    (told.raw / "linked").symlink_to(told.raw.parent)
+    bucket, _, folder = str(told.raw).strip("/").partition("/")
+    for each in (key, "linked/secret.csv"):
+        found = {"bucket": {"name": bucket}, "object": {"key": quote_plus(f"{folder}/{each}", "/")}}
+        mail.send({"eventName": "ObjectCreated:Put", "s3": found})
+
+    report = ingest(told.lake, told.source)
+
+    assert (report.batches, report.failed, mail.left) == ((), {}, 0)
+
+
+def test_a_removal_that_came_late_takes_nothing_out(told: Shop, mail: Mail) -> None:
+    told = told.with_source(on_delete="remove")
+    path = told.write_orders("a.csv", 3)
+    mail.send(event(path))
+    ingest(told.lake, told.source)
+    mail.send(event(path, "ObjectRemoved:Delete", at="09:00:00"))
+
+    report = ingest(told.lake, told.source)
+
+    assert (report.files_removed, mail.left) == (0, 0)
+    assert files_in(told) == ["a.csv"]
 
 
 def test_eventbridge_and_sns_are_understood(told: Shop, mail: Mail) -> None:
@@ -243,6 +292,22 @@ def test_without_a_date_a_lookback_lists_what_sorts_behind(shop: Shop) -> None:
     ingest(shop.lake, shop.source)
 
     assert files_in(shop) == ["batch-5.csv", "batch-6.csv"]
+
+
+def test_a_lookback_is_not_led_astray(shop: Shop) -> None:
+    shop = shop.with_source(lookback=timedelta(days=1))
+    shop.write_orders("2026/03/10/a.csv", 1)
+    shop.write_orders("2062/03/10/typo.csv", 1, first=2)
+    shop.write_orders("stores.csv", 1, first=3)
+    ingest(shop.lake, shop.source)
+    shop.write_orders("2026/03/11/b.csv", 1, first=4)
+    assert ingest(shop.lake, shop.source).files_loaded == 1
+    shop.write_orders("eu/2026/03/11/c.csv", 1, first=5)
+    assert ingest(shop.lake, shop.source).files_loaded == 1
+    shop.write_orders("2026/03/12/d.csv", 1, first=6)
+    assert ingest(shop.lake, shop.source).files_loaded == 1  # two prefixes: all is listed
+    with pytest.raises(SourceError, match="lookback can't be negative"):
+        shop.with_source(lookback=timedelta(days=-1))
 
 
 def test_a_lookback_and_removals_do_not_go_together(shop: Shop) -> None:
