@@ -17,6 +17,15 @@ from penstock.lake import checked_name
 
 Kind = Literal["string", "int32", "int64", "float64", "bool", "date", "timestamp", "binary"]
 
+_PROVENANCE = {
+    "_batch",
+    "_error",
+    "_ingested_at",
+    "_reasons",
+    "_rescued",
+    "_source_file",
+    "_source_row",
+}
 _ARROW: dict[Kind, pa.DataType] = {
     "string": pa.string(),
     "int32": pa.int32(),
@@ -72,8 +81,15 @@ class Contract:
     def __post_init__(self) -> None:
         checked_name(self.table)
         known = [column.name for column in self.columns]
-        if len(set(known)) < len(known):
-            raise ContractError(f"{self.table}: a column is there twice: {sorted(known)}")
+        for names in (known, self.raw_names):
+            lower = [name.lower() for name in names]  # Delta's names are told apart by no case
+            if twice := sorted({name for name in names if lower.count(name.lower()) > 1}):
+                raise ContractError(f"{self.table}: a column is there twice: {', '.join(twice)}")
+            if taken := sorted(set(lower) & _PROVENANCE):
+                raise ContractError(
+                    f"{self.table}: {', '.join(taken)}: names that Penstock gives to columns of "
+                    "its own; take others"
+                )
         used = {self.event_time, *self.key}
         for expectation in self.expectations:
             used.update(expectation.columns)

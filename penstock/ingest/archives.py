@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import lzma
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -11,6 +13,18 @@ from typing import Any
 from penstock.errors import UnreadableFile
 from penstock.ingest.source import Source
 
+DAMAGED = (
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What a damaged archive, or one of a kind that isn't known, makes its reader raise."""
+_PACKED = (".gz", ".zst", ".zip")
 BOMB_BYTES = 1 << 30
 """Up to which an archive may unfold, however small it is."""
 BOMB_RATIO = 250
@@ -26,9 +40,12 @@ def unfolded_bytes(data: bytes) -> int:
     """What an archive's directory says that its members unfold to; 0 where it has none."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return sum(member.file_size for member in archive.infolist())
-    except zipfile.BadZipFile:
+            found = archive.infolist()
+    except DAMAGED:
         return 0
+    if any(member.filename.lower().endswith(_PACKED) for member in found):
+        return 1 << 62  # what is packed once more tells nothing
+    return sum(member.file_size for member in found)
 
 
 def members(source: Source, file: Any, path: str, size_bytes: int) -> Iterator[tuple[str, Any]]:
@@ -47,7 +64,7 @@ def members(source: Source, file: Any, path: str, size_bytes: int) -> Iterator[t
             for member in wanted:
                 with archive.open(member) as stream:
                     yield member.filename, stream
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except DAMAGED as error:
         raise UnreadableFile(f"{path}: no archive that can be read: {error}") from error
 
 
@@ -57,7 +74,8 @@ def _wanted(
     found = [member for member in archive.infolist() if not member.is_dir()]
     for member in found:
         name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or name.drive or ":" in name.parts[0]:
+        is_odd = not name.parts or ".." in name.parts or "\0" in member.filename
+        if is_odd or name.is_absolute() or ":" in name.parts[0]:
             raise UnreadableFile(
                 f"{path}: its member {member.filename!r} points out of the archive; make it anew "
                 "with relative names"

@@ -27,6 +27,8 @@ from penstock.tables import sql
 
 _LINES_BYTES = 8 << 20
 _NAMED = pa.dictionary(pa.int32(), pa.string())
+_JSON_BYTES = 128 << 20
+"""Of a document, which takes some times as much memory."""
 _MOST_ADDED = 500
 """Columns that one file adds to a table; more are kept as JSON."""
 _ADDABLE = re.compile(r"[^ ,;{}()\n\t=\0]+")
@@ -71,10 +73,18 @@ def _jsonl(source: Source, stream: IO[bytes], path: str) -> Iterator[pa.Table]:
 
 def _json(source: Source, stream: IO[bytes], path: str) -> Iterator[pa.Table]:
     """One document: an array of objects, or an object."""
-    text = stream.read().decode().strip()
+    data = stream.read(_JSON_BYTES + 1)
+    while len(data) <= _JSON_BYTES and (more := stream.read(_JSON_BYTES + 1 - len(data))):
+        data += more
+    if len(data) > _JSON_BYTES:
+        raise UnreadableFile(
+            f"{path}: a JSON document of more than {_JSON_BYTES >> 20} MiB, which has to be held "
+            "whole; write it as JSON Lines, an object a line"
+        )
+    text = data.decode().strip()
     try:
         json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableFile(f"{path}: no JSON document: {error}") from error
     with sql.connect() as connection:
         document = pa.table({"text": [text]})
@@ -226,7 +236,11 @@ def typed_rows(source: Source, batches: Iterator[pa.RecordBatch], path: str) -> 
 
 
 def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
-    """A column as text; what is nested, as JSON."""
+    """A column as text: bytes in hexadecimal, what is nested as JSON."""
+    if kind == pl.Binary:
+        return pl.col(name).bin.encode("hex")
+    if kind == pl.Duration:
+        return pl.col(name).dt.to_string("iso")
     if not kind.is_nested():
         return pl.col(name).cast(pl.String)
     wrapped = pl.struct(pl.col(name).alias("v")).struct.json_encode()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
+import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -39,9 +42,23 @@ SMALL_BYTES = 8 << 20
 """Up to which a file is read whole, with others."""
 _PLAIN_BYTES = 64 << 20
 """Up to which a compressed small file may unfold in memory; past that it is read as a large one."""
+_ODD_CONTENT = (
+    ArithmeticError,
+    LookupError,
+    RecursionError,
+    UnicodeError,
+    ValueError,
+    duckdb.Error,
+    pa.ArrowException,
+    pl.exceptions.PanicException,
+    pl.exceptions.PolarsError,
+    struct.error,
+)
+"""What readers raise at content that is not as it should be."""
 _MEDIA_BYTES = 32 << 20
 """Of binary files, that become rows at once."""
 _HEAD_BYTES = 1 << 16
+_TEXTS = ("csv", "jsonl", "json", "text")
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _UTF8 = ("utf8", "utf-8", "u8", "utf_8", "utf-8-sig", "ascii")
 
@@ -213,12 +230,13 @@ def _explained(path: str, *, is_here: bool = False) -> Generator[None]:
     """
     try:
         yield
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, lzma.LZMAError) as error:
         raise UnreadableFile(f"{path}: no archive that can be read: {error}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UnreadableFile(f"{path}: damaged archive, perhaps cut short: {error}") from error
-    except (pa.ArrowException, UnicodeError, pl.exceptions.PolarsError) as error:
-        raise UnreadableFile(f"{path}: {str(error).splitlines()[0]}") from error
+    except _ODD_CONTENT as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise UnreadableFile(f"{path}: {reason[:400]}") from error
     except OSError as error:
         if is_here:
             raise UnreadableFile(f"{path}: {str(error).splitlines()[0]}") from error
@@ -332,13 +350,14 @@ def _of_members(source: Source, raw: Any, file: PlannedFile) -> Iterator[pa.Tabl
 def _rows_of(source: Source, raw: Any, name: str, label: str) -> Iterator[pa.Table]:
     """A file's or a member's rows; its format is told by `name`."""
     kind = source.format_of(name) or "csv"
-    if kind != "csv":
-        for table in READERS[kind](source, unpacked(raw, name), label):
+    plain = unpacked(raw, name)
+    text = _Text(source, plain) if kind in _TEXTS else None
+    if text is not None and not text.head:
+        raise UnreadableFile(f"{label}: the file is empty (0 bytes)")
+    if kind != "csv" or text is None:
+        for table in READERS[kind](source, text or plain, label):
             yield with_file(table, label)
         return
-    text = _Text(source, unpacked(raw, name))
-    if not text.head:
-        raise UnreadableFile(f"{label}: the file is empty (0 bytes)")
     header = delimited.header_of(source, text.head, label)
     text.skip(header.length_bytes)
     for rows in delimited.stream(source, header, text, label):
@@ -418,7 +437,7 @@ def _whole_text(source: Source, file: PlannedFile, data: bytes) -> bytes | TooLa
             return TooLarge(file)
     if not data:
         raise UnreadableFile(f"{file.path}: the file is empty (0 bytes)")
-    if source.format_of(file.path) not in ("csv", "jsonl", "json", "text"):
+    if source.format_of(file.path) not in _TEXTS:
         return data
     encoding, mark = _encoding(source, data)
     data = data[mark:]
@@ -450,6 +469,8 @@ class _Text:
         self._unread = self._unread[size:]
 
     def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            return b"".join(iter(lambda: self.read(1 << 20), b""))
         if self._unread:
             first, self._unread = self._unread, b""
             return first

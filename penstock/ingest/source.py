@@ -141,6 +141,12 @@ class Source:
         named = self.contract.raw_names
         if self.format == "text" and TEXT_COLUMN not in named:
             raise SourceError(f"{self.table}: plain text has the column {TEXT_COLUMN}; name it")
+        for column in self.contract.columns if self.format == "binary" else ():
+            if (column.raw_name == "content") != (column.kind == "binary"):
+                raise SourceError(
+                    f"{self.table}: of a file's columns content is binary, and only it; see "
+                    "file_columns()"
+                )
         unknown = set(named) - set(FILE_COLUMNS)
         if self.format == "binary" and unknown:
             raise SourceError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import random
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 from penstock import validate
 from penstock.ingest import archives, ingest
 from penstock.ingest import read as read_module
+from penstock.ingest import run as run_module
+from penstock.ingest.plan import PlannedFile
 from tests.conftest import HEADER, Shop, order
 
 
@@ -136,3 +140,47 @@ def test_a_damaged_member_leaves_none_of_its_archive(shop: Shop) -> None:
 
     assert list(report.failed) == ["torn.zip"]
     assert shop.rows("shop/orders_raw").is_empty()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_archive_stops_no_other(shop: Shop, seed: int) -> None:
+    rng = random.Random(seed)
+    path = archive(shop.raw / "bad.zip", a__csv=orders(0, 50), b__jsonl="{}")
+    if seed % 4 == 0:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as written:
+            written.writestr("a.csv", orders(0, 500))
+    data = bytearray(path.read_bytes())
+    for _ in range(rng.randint(1, 8)):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    path.write_bytes(data)
+    shop.write_orders("good.csv", 2, first=900)
+
+    report = ingest(shop.lake, shop.source)
+
+    rows = shop.rows("shop/orders_raw")
+    assert rows.filter(_source_file="good.csv").height == 2
+    assert rows.height == 2 or "bad.zip" not in report.failed
+
+
+@pytest.mark.parametrize("name", [".", "", "a\\..\\b.csv"])
+def test_a_member_without_a_name_is_refused(shop: Shop, name: str) -> None:
+    with zipfile.ZipFile(shop.raw / "odd.zip", "w") as written:
+        written.writestr(name or "/", orders(0))
+    shop.write_orders("good.csv", 2)
+
+    assert list(ingest(shop.lake, shop.source).failed) == ["odd.zip"]
+
+
+def test_a_packed_member_is_streamed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    streamed = read_module.read_large
+
+    def noted(source: object, folder: object, file: PlannedFile) -> object:
+        asked.append(file.path)
+        return streamed(source, folder, file)  # pyright: ignore
+
+    monkeypatch.setattr(run_module, "read_large", noted)
+    archive(shop.raw / "all.zip", a__csv__gz=gzip.compress(orders(0).encode()))
+
+    assert ingest(shop.lake, shop.source).rows_read == 3
+    assert asked == ["all.zip"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import zipfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +17,11 @@ import pytest
 from pyarrow import orc
 
 from penstock import validate
+from penstock.contracts import Column, Contract
+from penstock.errors import ContractError
+from penstock.ingest import formats as formats_module
 from penstock.ingest import ingest
+from penstock.ingest import run as run_module
 from tests.conftest import ORDERS, Shop, order, utc
 
 _ROWS = pl.DataFrame(
@@ -207,3 +213,82 @@ def test_new_columns_are_added_where_the_contract_says_so(
     ingest(shop.lake, shop.source)
     validate(shop.lake, shop.source)
     assert shop.rows("shop/orders").height == 6
+
+
+@pytest.mark.parametrize("form", ["jsonl", "text"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_text_however_large_the_file(
+    shop: Shop, form: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = '{"id": "ü1", "product": "p", "units": 1, "at": "2024-03-01"}'
+    contract = ORDERS
+    if form == "text":
+        contract = Contract(
+            "shop/orders", (Column("line", "string"), Column("at", "timestamp")), "at"
+        )
+    shop = shop.with_source(format=form, contract=contract)
+    for number, size in enumerate((8 << 20, 0)):
+        monkeypatch.setattr(run_module, "SMALL_BYTES", size)
+        (shop.raw / f"{number}.{form}").write_text(line, encoding=encoding)
+        assert ingest(shop.lake, shop.source).failed == {}
+    with zipfile.ZipFile(shop.raw / "all.zip", "w") as archive:
+        archive.writestr(f"a.{form}", line.encode(encoding))
+    assert ingest(shop.lake, shop.source).failed == {}
+
+    rows = shop.rows("shop/orders_raw")
+    assert (
+        rows["line" if form == "text" else "id"].to_list() == [line if form == "text" else "ü1"] * 3
+    )
+    assert rows["_error"].null_count() == 3
+
+
+def test_bytes_and_nested_values_become_text(shop: Shop) -> None:
+    row = {"id": "o1", "product": "p", "units": 1, "at": utc("2024-03-01T10:00:00")}
+    odd = {"raw": b"\xff\x00", "list": [1, None], "struct": {"x": 1.5}, "spent": timedelta(hours=1)}
+    pl.DataFrame([row | odd]).write_parquet(shop.raw / "a.parquet")
+
+    report = ingest(shop.lake, shop.source)
+
+    assert report.failed == {}
+    (found,) = shop.rows("shop/orders_raw").rows(named=True)
+    assert json.loads(found["_rescued"]) == {
+        "raw": "ff00",
+        "list": "[1,null]",
+        "struct": '{"x":1.5}',
+        "spent": "PT1H",
+    }
+
+
+def test_a_document_nested_too_deep_is_recorded(shop: Shop) -> None:
+    (shop.raw / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
+    (shop.raw / "odd.json").write_text('[{"id": "\\ud800"}]')
+    shop.write_orders("good.csv", 2)
+
+    report = ingest(shop.lake, shop.source)
+
+    assert "deep.json" in report.failed
+    assert shop.rows("shop/orders_raw").filter(_source_file="good.csv").height == 2
+
+
+def test_a_json_document_has_a_limit(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats_module, "_JSON_BYTES", 100)
+    (shop.raw / "a.json").write_text(json.dumps([{"id": "x" * 200}]))
+
+    assert "write it as JSON Lines" in ingest(shop.lake, shop.source).failed["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ((Column("_batch", "int64"),), "_batch: names that Penstock gives"),
+        ((Column("x", "int64", source_name="_Source_File"),), "_source_file: names that Penstock"),
+        ((Column("a", "int64"), Column("A", "int64")), "there twice: A, a"),
+        (
+            (Column("a", "int64", source_name="c"), Column("b", "int64", source_name="c")),
+            "twice: c",
+        ),
+    ],
+)
+def test_columns_that_clash_are_refused(columns: tuple[Column, ...], why: str) -> None:
+    with pytest.raises(ContractError, match=why):
+        Contract("shop/orders", (*columns, Column("at", "timestamp")), "at")
