@@ -35,13 +35,17 @@ class Entry:
     id: str
     """Tells this commit from all others."""
     adds: Sequence[StagedFile] = ()
-    removes: Sequence[tuple[str, int, Mapping[str, str]]] = ()
+    removes: Sequence[tuple[str, int, Mapping[str, str | None]]] = ()
     """Path, bytes and partition of each file that goes."""
     changes: Sequence[StagedFile] = ()
     """Files of its changes of rows."""
     transaction: tuple[str, int] | None = None
     said: Mapping[str, str] = field(default_factory=dict[str, str])
     """Kept in the commit, for `history`."""
+    configuration: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The table's properties that it was made by."""
+    protocol: Mapping[str, Any] | None = None
+    """What the table asks of readers and writers, where that changes."""
     changes_data: bool = True
     metadata: Mapping[str, Any] | None = None
     """The table's own, schema and all, where it changes."""
@@ -66,6 +70,8 @@ class Entry:
         if self.transaction:
             application, number = self.transaction
             yield {"txn": {"appId": application, "version": number, "lastUpdated": now_ms}}
+        if self.protocol:
+            yield {"protocol": dict(self.protocol)}
         if self.metadata:
             yield {"metaData": dict(self.metadata)}
         for path, size_bytes, partition in self.removes:
@@ -159,7 +165,10 @@ def _check(
     for action in other:
         if "protocol" in action:
             raise CommitConflict(f"{what}: version {version} changed the table's protocol")
-        if entry.metadata and "metaData" in action:
+        told = action.get("metaData")
+        if told is not None and told.get("configuration", {}) != dict(entry.configuration):
+            raise CommitConflict(f"{what}: version {version} changed the table's properties")
+        if entry.metadata and told is not None:
             raise CommitConflict(f"{what}: version {version} changed the table's columns")
         if entry.transaction and action.get("txn", {}).get("appId") == entry.transaction[0]:
             raise CommitConflict(f"{what}: version {version} is another batch of it")

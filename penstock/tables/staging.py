@@ -26,6 +26,7 @@ ROW_GROUP_BYTES = 64 << 20
 SOURCE_FILE = "_source_file"
 _NAMED = pa.dictionary(pa.int32(), pa.string())
 """How source files' names are written: each once, and a number a row."""
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _LONGEST_BOUND = 64
 """Characters of a string kept as a file's minimum or maximum."""
 
@@ -37,7 +38,7 @@ class StoredFile:
     path: str
     size_bytes: int
     rows: int
-    partition: Mapping[str, str]
+    partition: Mapping[str, str | None]
     lowest: Mapping[str, Any]
     highest: Mapping[str, Any]
 
@@ -60,7 +61,7 @@ class StagedFile:
     """Relative to the table's folder."""
     size_bytes: int
     rows: int
-    partition: Mapping[str, str]
+    partition: Mapping[str, str | None]
     statistics: str
     """As Delta's protocol wants it: JSON of numRecords, minValues, maxValues, nullCount."""
     modified_ms: int
@@ -80,7 +81,7 @@ class Stager:
     schema: of the whole table; batches are cast to it, partition columns are left out of files.
     partition: values of the partition columns, as strings, for every row written.
     file_bytes: after which a new file is begun, counted as Arrow holds them, or as stored.
-    subfolder: of the table's folder, ending with a slash.
+    subfolder: of the table's folder, ending with a slash, in the place of a folder a partition.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Stager:
         name: str,
         schema: pa.Schema,
         *,
-        partition: Mapping[str, str] | None = None,
+        partition: Mapping[str, str | None] | None = None,
         file_bytes: int = FILE_BYTES,
         counts_stored: bool = False,
         subfolder: str = "",
@@ -133,7 +134,7 @@ class Stager:
             piece = table.slice(start, rows)
             if self._open is None:
                 name = f"part-{self._id}-{len(self._files):04d}.parquet"
-                path = f"{self._subfolder}{_hive(self._partition)}{name}"
+                path = f"{self._subfolder or _hive(self._partition)}{name}"
                 self._open = _OpenFile(self._lake, self.folder, path, self._cast, self._partition)
             self._open.write(piece)
             self.rows += piece.num_rows
@@ -161,13 +162,33 @@ def discard(lake: Lake, folder: str, files: list[StagedFile]) -> None:
     lake.objects.delete(f"{folder}/{file.path}" for file in files)
 
 
-def _hive(partition: Mapping[str, str]) -> str:
-    return "".join(f"{key}={quote(value, safe='')}/" for key, value in partition.items())
+def _hive(partition: Mapping[str, str | None]) -> str:
+    """Folders as Hive names them: some readers take the values from there."""
+    named = {key: _NO_VALUE if value is None else value for key, value in partition.items()}
+    return "".join(f"{quote(key)}={quote(value, safe='')}/" for key, value in named.items())
+
+
+def partition_text(value: Any) -> str | None:
+    """A partition's value as the log writes it: null, or text."""
+    match value:
+        case None | "":
+            return None
+        case bool():
+            return str(value).lower()
+        case datetime.datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S.%f")
+        case _:
+            return str(value)
 
 
 class _OpenFile:
     def __init__(
-        self, lake: Lake, folder: str, path: str, schema: pa.Schema, partition: Mapping[str, str]
+        self,
+        lake: Lake,
+        folder: str,
+        path: str,
+        schema: pa.Schema,
+        partition: Mapping[str, str | None],
     ) -> None:
         self._path = path
         self._partition = partition

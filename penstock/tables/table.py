@@ -37,7 +37,13 @@ from penstock.errors import (
 from penstock.lake import Lake, table_key
 from penstock.storage.objects import persistently
 from penstock.tables.log import Entry, commit_info, path_of, put_entry
-from penstock.tables.staging import StagedFile, StoredFile, discard, statistics_json
+from penstock.tables.staging import (
+    StagedFile,
+    StoredFile,
+    discard,
+    partition_text,
+    statistics_json,
+)
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -55,6 +61,7 @@ _WRITER_FEATURES = {
     "checkConstraints",
 }
 """That are kept to here, or ask nothing of who adds and removes whole files."""
+_READER_FEATURES = {"timestampNtz"}
 _WRITER_VERSION = 4
 """Up to which an older protocol asks for no more than those, and generated columns."""
 CHANGE_FEED = "delta.enableChangeDataFeed"
@@ -264,13 +271,14 @@ class Snapshot:
     @cached_property
     def files(self) -> list[StoredFile]:
         """The data files of this version."""
+        self._check_readable()
         actions = pa.table(self.delta.get_add_actions(flatten=True)).to_pylist()
         return [
             StoredFile(
                 path=unquote(action["path"]),
                 size_bytes=action["size_bytes"],
                 rows=action["num_records"],
-                partition={name: str(v) for name, v in _prefixed(action, "partition.").items()},
+                partition=_partition(_prefixed(action, "partition.")),
                 lowest=_prefixed(action, "min."),
                 highest=_prefixed(action, "max."),
             )
@@ -279,13 +287,14 @@ class Snapshot:
 
     def staged(self) -> list[StagedFile]:
         """The data files of this version as a commit would add them anew."""
+        self._check_readable()
         table = pa.table(self.delta.get_add_actions(flatten=False))
         return [
             StagedFile(
                 path=unquote(action["path"]),
                 size_bytes=action["size_bytes"],
                 rows=action["num_records"],
-                partition={name: str(v) for name, v in (action.get("partition") or {}).items()},
+                partition=_partition(action.get("partition") or {}),
                 statistics=statistics_json(
                     action["num_records"],
                     action.get("null_count") or {},
@@ -349,7 +358,7 @@ class Snapshot:
         kinds = {name: self.schema.field(name).type for name in partitions}
         values = [
             # A partition's value, from how the log writes it.
-            pl.lit(pl.Series(name, pa.array([file.partition.get(name)], pa.string()).cast(kind)))
+            pl.lit(pl.Series(name, _parsed(file.partition.get(name), kind)))
             for name, kind in kinds.items()
         ]
         return rows.with_columns(values).select(self.schema.names)
@@ -450,6 +459,7 @@ class Snapshot:
             changes_data=changes_data,
             metadata=None if schema is None else self._metadata(schema),
             changes=changes,
+            configuration=dict(self.delta.metadata().configuration),
         )
         what = f"{table.name}: {name or 'commit'}"
         try:
@@ -461,6 +471,45 @@ class Snapshot:
             raise
         if version % _CHECKPOINT_EVERY == 0:
             self._checkpoint(version)
+        return table.snapshot(version)
+
+    def configure(
+        self, settings: Mapping[str, str | None], *, writer_version: int, feature: str
+    ) -> Snapshot:
+        """Set properties of the table, null to take one away; the table as of then.
+
+        Parameters
+        ----------
+        writer_version, feature: of Delta's protocol, that writers then need.
+
+        Raises
+        ------
+        CommitConflict: another writer came first.
+        """
+        self._check_writable()
+        protocol = self.delta.protocol()
+        asked: dict[str, Any] = {
+            "minReaderVersion": protocol.min_reader_version,
+            "minWriterVersion": max(writer_version, protocol.min_writer_version),
+        }
+        if protocol.reader_features:
+            asked["readerFeatures"] = sorted(protocol.reader_features)
+        if protocol.writer_features:
+            asked["writerFeatures"] = sorted({*protocol.writer_features, feature})
+        metadata = self._metadata(self.schema)
+        changed = metadata["configuration"] | dict(settings)
+        metadata["configuration"] = {k: v for k, v in changed.items() if v is not None}
+        entry = Entry(
+            id=uuid.uuid4().hex,
+            metadata=metadata,
+            protocol=asked,
+            said={"penstock.application": "configure"},
+            configuration=dict(self.delta.metadata().configuration),
+        )
+        table, what = self.table, f"{self.table.name}: configure"
+        version = put_entry(
+            table.lake.objects, table.key, self.version, entry, is_alone=True, what=what
+        )
         return table.snapshot(version)
 
     def _metadata(self, schema: pa.Schema) -> dict[str, Any]:
@@ -476,6 +525,18 @@ class Snapshot:
             "createdTime": now.created_time,
             "configuration": dict(now.configuration),
         }
+
+    def _check_readable(self) -> None:
+        """Raise `LakeError` where data files alone don't say which rows and columns there are."""
+        protocol, settings = self.delta.protocol(), self.delta.metadata().configuration
+        unknown = set(protocol.reader_features or []) - _READER_FEATURES
+        if settings.get("delta.columnMapping.mode", "none") != "none":
+            unknown.add("columnMapping")
+        if unknown:
+            raise LakeError(
+                f"{self.table.name}: it was made by another engine and asks of its readers "
+                f"{', '.join(sorted(unknown))}, which isn't done here; copy it into a table without"
+            )
 
     def _check_writable(self) -> None:
         """Raise `LakeError` where the table asks of writers what isn't done here."""
@@ -600,6 +661,17 @@ def _moved(table: Table, since_version: int, version: int) -> set[str]:
 def _difference(files: list[StoredFile], others: list[StoredFile]) -> list[StoredFile]:
     known = {file.path for file in others}
     return [file for file in files if file.path not in known]
+
+
+def _parsed(text: str | None, kind: pa.DataType) -> pa.Array:
+    """A partition's value; times are written without their zone, which is UTC."""
+    if pa.types.is_timestamp(kind) and kind.tz and text and not text.endswith("Z"):
+        text += "Z"
+    return pa.array([text], pa.string()).cast(kind)
+
+
+def _partition(values: Mapping[str, Any]) -> dict[str, str | None]:
+    return {name: partition_text(value) for name, value in values.items()}
 
 
 def _prefixed(action: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def clone(table: Table, name: str, version: int | None = None) -> Snapshot:
 
 def _groups(snapshot: Snapshot, file_bytes: int, *, is_every: bool) -> Iterator[list[StoredFile]]:
     """Files to be written anew together, by partition, in the table's order."""
-    parts: dict[tuple[tuple[str, str], ...], list[StoredFile]] = {}
+    parts: dict[tuple[tuple[str, str | None], ...], list[StoredFile]] = {}
     for file in sorted(snapshot.files, key=lambda file: file.path):
         parts.setdefault(tuple(sorted(file.partition.items())), []).append(file)
     for files in parts.values():

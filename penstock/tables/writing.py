@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from penstock.errors import CommitConflict, ConstraintBroken, LakeError
 from penstock.tables.changes import ChangeWriter, staged_changes
-from penstock.tables.staging import StagedFile, Stager, discard
+from penstock.tables.staging import StagedFile, Stager, discard, partition_text
 from penstock.tables.table import Snapshot, StoredFile, Table, as_stored
 
 Rows = pl.DataFrame | pl.LazyFrame | pa.Table | pa.RecordBatch | Iterable[pa.RecordBatch]
@@ -231,6 +231,7 @@ class _Rewriting:
                         is_alone=True,
                         schema=schema,
                         changes=changes,
+                        changes_data=kinds is None,
                     )
                 except ConstraintBroken:
                     is_unsure = False
@@ -381,7 +382,7 @@ def _copied(
 def _staged(snapshot: Snapshot, batches: Iterator[pa.RecordBatch]) -> list[StagedFile]:
     """Rows in files beside the table, those of a partition together."""
     table, columns = snapshot.table, snapshot.partition_columns
-    stagers: dict[tuple[str, ...], Stager] = {}
+    stagers: dict[tuple[str | None, ...], Stager] = {}
     try:
         for batch in batches:
             _check_columns(snapshot, batch.schema)
@@ -401,13 +402,13 @@ def _staged(snapshot: Snapshot, batches: Iterator[pa.RecordBatch]) -> list[Stage
 
 def _by_partition(
     batch: pa.RecordBatch, columns: list[str]
-) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
+) -> Iterator[tuple[tuple[str | None, ...], pa.Table]]:
     if not columns:
         yield (), pa.table(batch)
         return
     frame = pl.DataFrame(pl.from_arrow(batch))
     for values, rows in frame.partition_by(columns, as_dict=True, maintain_order=True).items():
-        yield tuple(str(value) for value in values), rows.to_arrow()
+        yield tuple(partition_text(value) for value in values), rows.to_arrow()
 
 
 def _check_columns(snapshot: Snapshot, schema: pa.Schema) -> None:

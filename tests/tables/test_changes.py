@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import json
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import Lake, validate
-from penstock.errors import ConstraintBroken, LakeError
+from penstock.errors import CommitConflict, ConstraintBroken, LakeError
 from penstock.ingest import ingest
 from penstock.tables import (
     Table,
     add_constraint,
     append,
     changes,
+    clone,
     delete,
     drop_constraint,
     enable_change_feed,
@@ -210,3 +214,87 @@ def test_a_constraint_that_rows_break_is_not_added(lake: Lake) -> None:
     append(table, frame({5: ("e", -5)}))
     with pytest.raises(LakeError, match="no constraint positive; there are: none"):
         drop_constraint(table, "positive")
+
+
+def test_a_constraint_is_kept_as_it_was_given(lake: Lake) -> None:
+    """Whoever rewrites it, as deltalake does, keeps another one."""
+    table = Table(lake, "shop/prices")
+    append(table, frame({1: ("a", 3)}))
+    rules = ("n / 2 = 1.5 OR n > 7", "cast(n AS double) > 1", "trim(name) <> ''")
+    for number, rule in enumerate(rules):
+        add_constraint(table, f"rule{number}", rule)
+        assert table.snapshot().constraints[f"rule{number}"] == rule
+        append(table, frame({2: ("b", 3)}))
+    with pytest.raises(ConstraintBroken, match="rule0"):
+        append(table, frame({3: ("b", 4)}))
+    assert DeltaTable(table.uri).protocol().min_writer_version == 3
+
+
+def test_a_table_with_a_constraint_and_a_feed_widens(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, frame({1: ("a", 3), 2: ("b", 4)}).with_columns(pl.col("n").cast(pl.Int32)))
+    add_constraint(table, "positive", "n > 0")
+    begun = enable_change_feed(table).version
+
+    append(table, frame({3: ("c", 2**40)}))
+
+    assert table.snapshot().schema.field("n").type == pa.int64()
+    told = read(table, begun)
+    assert told.select("id", "_change_type").rows() == [(3, "insert")]
+
+
+def test_a_feed_that_is_enabled_meanwhile_is_not_passed_by(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, frame({1: ("a", 1), 2: ("b", 2)}))
+    before = table.snapshot()
+    enable_change_feed(table)
+    with pytest.raises(CommitConflict, match="changed the table's"):
+        before.commit([], before.files, application="delete")
+    delete(table, "n = 1")
+    assert read(table, table.snapshot().version)["_change_type"].to_list() == ["delete"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pl.String, ["a", None, "b_c", "None"]),
+        (pl.Int64, [1, None, -3, 0]),
+        (pl.Boolean, [True, None, False, True]),
+        (pl.Date, [date(2024, 3, 1), None, date(1969, 12, 31), date(2024, 3, 2)]),
+        (pl.Datetime("us", "UTC"), [datetime(2024, 3, 1, 10, 0, 0, 5, UTC), None, None, None]),
+    ],
+)
+def test_partitions_of_any_value_are_kept(lake: Lake, kind: Any, values: list[Any]) -> None:
+    table = Table(lake, "shop/prices")
+    rows = pl.DataFrame({"id": range(4), "p": pl.Series(values, dtype=kind)})
+    append(table, rows.clear(), partition_by=["p"])
+    begun = enable_change_feed(table).version
+    append(table, rows)
+    upsert(table, pl.DataFrame({"id": [1], "p": pl.Series([values[0]], dtype=kind)}), ["id"])
+    delete(table, "id = 3")
+
+    expected = [(0, values[0]), (1, values[0]), (2, values[2])]
+    assert table.snapshot().scan().select("id", "p").sort("id").collect().rows() == expected
+    other = pl.DataFrame(pl.from_arrow(DeltaTable(table.uri).to_pyarrow_dataset().to_table()))
+    assert other.select("id", "p").sort("id").rows() == expected
+    told = read(table, begun + 2).filter(pl.col("_change_type") == "update_preimage")
+    assert told.select("id", "p").rows() == [(1, None)]
+
+
+def test_a_table_of_another_engine_that_hides_rows_is_refused(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, frame({1: ("a", 1)}))
+    folder = lake.objects.local_path(table.key)
+    assert folder is not None
+    protocol = {
+        "minReaderVersion": 3,
+        "minWriterVersion": 7,
+        "readerFeatures": ["deletionVectors"],
+        "writerFeatures": ["deletionVectors"],
+    }
+    log = folder / "_delta_log" / f"{1:020d}.json"
+    log.write_text(json.dumps({"protocol": protocol}))
+    with pytest.raises(LakeError, match="asks of its readers deletionVectors"):
+        clone(table, "shop/copy")
+    with pytest.raises(LakeError, match="deletionVectors"):
+        append(table, frame({2: ("b", 2)}))
