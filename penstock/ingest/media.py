@@ -27,7 +27,7 @@ _NO_IMAGE = (
     struct.error,
 )
 """What a parser of images' headers stumbles over where there is none."""
-CONTENT_BYTES = 256 << 20
+CONTENT_BYTES = 64 << 20
 """Of a larger file there is a row without its content."""
 
 

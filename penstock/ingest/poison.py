@@ -2,7 +2,7 @@
 
 A run that comes upon a plan made before it writes down which files it reads, and deletes that when
 it ends in any way but death. Whoever comes next reads what a dead run was reading first and in
-smaller groups, until one file is left; of that, `DEATHS` runs may die.
+smaller groups, until one file is left; of that, as many runs may die as a source has `tries`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from penstock.ingest.plan import Plan, PlannedFile
 from penstock.ingest.source import Source
 from penstock.lake import Lake
 
-DEATHS = 3
-"""Runs that died while they read one file alone, before it is set aside."""
 _GROUPS = 16
 """That suspects are read in."""
 _ALIVE_SECONDS = 90
@@ -41,7 +39,7 @@ class Watch:
     """
 
     def __init__(self, lake: Lake, source: Source, plan: Plan) -> None:
-        self._objects, self._is_on = lake.objects, plan.is_resumed
+        self._objects, self._is_on, self._tries = lake.objects, plan.is_resumed, source.tries
         self._folder = f"sources/{source.table}/runs/{plan.batch:08d}"
         self._key = f"{self._folder}/{uuid.uuid4().hex}.json"
         self._lock, self._ended = threading.Lock(), threading.Event()
@@ -73,14 +71,14 @@ class Watch:
                 "it is set aside. Split it, or read it again (--retry) where there is more",
             )
             for path, deaths in self._deaths.items()
-            if deaths >= DEATHS and path in self._files
+            if deaths >= self._tries and path in self._files
         ]
 
     @property
     def suspects(self) -> list[list[PlannedFile]]:
         """Files to read first and alone, a group after the other."""
         paths = [path for path in self._suspects if path in self._files]
-        paths = [path for path in paths if self._deaths.get(path, 0) < DEATHS]
+        paths = [path for path in paths if self._deaths.get(path, 0) < self._tries]
         size = max(1, len(paths) // _GROUPS)
         groups = [paths[start : start + size] for start in range(0, len(paths), size)]
         return [[self._files[path] for path in group] for group in groups]

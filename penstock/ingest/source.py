@@ -103,7 +103,8 @@ class Source:
     max_age: timedelta | None = None
     """Files that changed longer ago and were never ingested are left alone."""
     tries: int = 5
-    """Batches in which a file can't be had from its store before it is set aside."""
+    """Batches in which a file can't be had from its store, or runs that die while they read it
+    alone, before it is set aside."""
     lookback: timedelta | None = None
     """Where paths sort by time (`2026/11/21/...`, `day=2026-11-21/...`): list only from so long
     before the newest known path's date on. Without a date in it, only what sorts behind it."""

@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 5
 PASS_ROWS = 100_000
 """Rows evaluated at once."""
-_PASS_FILES = 64
-"""Where a row holds the bytes of a file."""
+_PASS_BYTES = 64 << 20
+"""As stored, that are evaluated at once where rows hold the bytes of files."""
 _PROVENANCE = ("_source_file", "_source_row", "_ingested_at", "_batch")
 _MASK = "•••"
 _REASON = {"expectation": pl.String, "column": pl.String, "observed": pl.String}
@@ -211,8 +211,8 @@ class _Batch:
             rows = bronze.read([file], bronze.schema.names).filter(
                 (pl.col("_batch") == number) & origin("_source_file").is_in(wanted.implode())
             )
-            holds_files = any(column.kind == "binary" for column in self.contract.columns)
-            chunk = _PASS_FILES if holds_files else PASS_ROWS
+            a_row = max(1, file.size_bytes // max(1, file.rows))
+            chunk = max(1, min(PASS_ROWS, _PASS_BYTES // a_row))
             yield from rows.collect_batches(chunk_size=chunk, maintain_order=True)
 
     def _split(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame] | None:

@@ -33,7 +33,7 @@ def deadly(path):
     return read(path)
 
 sources._read_whole = deadly
-report = ingest(Lake(sys.argv[1]), Source("shop/orders_raw", sys.argv[2], ORDERS))
+report = ingest(Lake(sys.argv[1]), Source("shop/orders_raw", sys.argv[2], ORDERS, tries=3))
 print(report.rows_read)
 """
 

@@ -79,7 +79,7 @@ def replayed(table: Table, first: int) -> Rows:
 
 
 @pytest.mark.parametrize("partitions", [[], ["name"]])
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(steps=_STEPS)
 def test_the_feed_adds_up_to_the_rows(
     tmp_path_factory: pytest.TempPathFactory, partitions: list[str], steps: list[tuple[str, Rows]]
