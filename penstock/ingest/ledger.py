@@ -72,17 +72,28 @@ def open_ledger(lake: Lake, source: Source) -> Snapshot:
     return ledger_table(lake, source).create(SCHEMA, description=f"Files of {source.table}")
 
 
-def read_ledger(lake: Lake, source: Source, snapshot: Snapshot | None = None) -> pl.DataFrame:
+STATES = ("batch", "file", "size_bytes", "tag", "checksum", "status")
+"""What tells which files are new."""
+
+
+def read_ledger(
+    lake: Lake,
+    source: Source,
+    snapshot: Snapshot | None = None,
+    columns: Sequence[str] | None = None,
+) -> pl.DataFrame:
     """Every file of every batch, oldest first; empty before the first.
 
     Parameters
     ----------
     snapshot: of the ledger; by default the newest.
+    columns: of it, `batch` among them; by default all.
     """
     snapshot = snapshot or ledger_table(lake, source).snapshot_or_none()
     if snapshot is None:
-        return pl.DataFrame(pl.from_arrow(SCHEMA.empty_table()))
-    return snapshot.scan().collect().sort("batch", "file")
+        return pl.DataFrame(pl.from_arrow(SCHEMA.empty_table())).select(columns or pl.all())
+    rows = snapshot.scan().select(columns or pl.all()).collect()
+    return rows if rows["batch"].is_sorted() else rows.sort("batch", maintain_order=True)
 
 
 def stage_results(

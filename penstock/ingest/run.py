@@ -30,6 +30,7 @@ from penstock.errors import CommitConflict, UnreadableFile
 from penstock.ingest.discovery import list_from, new_files
 from penstock.ingest.formats import raw_schema, with_partitions
 from penstock.ingest.ledger import (
+    STATES,
     FileResult,
     commit_results,
     ledger_table,
@@ -182,7 +183,7 @@ def _ingested(
         if mended.transaction(source.application) != number - 1:
             bronze = mended = None
             continue  # another run has committed since; a plan must not be made from an old ledger
-        ledger = read_ledger(lake, source, mended)
+        ledger = read_ledger(lake, source, mended, STATES)
         if found is None:
             found = _look(source, ledger, is_full=is_full) if looked is None else looked.result()
         plan = plan_batch(
@@ -221,7 +222,7 @@ def _ingested(
         bronze = table.snapshot()
         mended = mend_ledger(lake, source, bronze)
     if found is not None and found.arrivals is not None:
-        ledger = read_ledger(lake, source, mended)
+        ledger = read_ledger(lake, source, mended, STATES)
         left = new_files(source, found.listing, ledger, gone=found.gone)
         found.arrivals.acknowledge(left["path"])
     clock.lap("committing")
@@ -235,7 +236,7 @@ def waiting_files(lake: Lake, source: Source) -> pl.DataFrame:
     ------
     SourceError: the source can't be listed.
     """
-    ledger = read_ledger(lake, source)
+    ledger = read_ledger(lake, source, columns=STATES)
     found = _look(source, ledger, only_looks=True)
     return new_files(source, found.listing, ledger, gone=found.gone)
 
