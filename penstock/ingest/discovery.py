@@ -41,7 +41,7 @@ _DATES = (
 def new_files(
     source: Source,
     listing: pl.DataFrame,
-    ledger: pl.DataFrame,
+    ledger: pl.DataFrame | pl.LazyFrame,
     *,
     is_retry: bool = False,
     gone: Collection[str] | None = None,
@@ -54,7 +54,7 @@ def new_files(
     Parameters
     ----------
     listing: as `SourceFolder.list` gives it.
-    ledger: as `read_ledger` gives it.
+    ledger: as `read_ledger` or `scan_ledger` give it.
     is_retry: whether what could not be read or had is new all the same.
     gone: files that are known to be gone; by default all that the listing lacks.
 
@@ -62,15 +62,15 @@ def new_files(
     ------
     SourceError: the folder is empty, and rows of files that are gone would all go out.
     """
-    loaded = _with_rows(ledger)
+    states = ledger.lazy()
     if isinstance(source, UpstreamSource):
-        listing = source.still_new(ledger, listing)
-    listed = listing.filter(source.is_read())
-    found = listed.join(_known_states(source, ledger, is_retry=is_retry), on="path", how="left")
-    is_known = (pl.col("size_bytes") == pl.col("known_size")) & (
-        pl.col("tag") == pl.col("known_tag")
-    )
-    new = found.filter(~is_known.fill_null(value=False)).join(loaded, on="path", how="left")
+        listing = source.still_new(states, listing)
+    known = _known_states(source, states, is_retry=is_retry)
+    is_new = source.is_read() & ~_state("path").is_in(known.implode())
+    new = listing.filter(is_new)
+    removes = source.on_delete == "remove"
+    loaded = _with_rows(states, None if removes else new["path"])
+    new = new.join(loaded, on="path", how="left")
     is_loaded = pl.col("known").is_not_null()
     if source.on_change == "ignore":
         new = new.filter(~is_loaded)
@@ -81,7 +81,7 @@ def new_files(
     action = pl.when(is_loaded).then(pl.lit(changed)).otherwise(pl.lit("load"))
     new = new.with_columns(action.alias("action")).select(NEW_FILES.names())
     new = new.sort(["changed_at", "path"] if source.order == "time" else ["path"])
-    if source.on_delete == "remove":
+    if removes:
         if gone is not None:
             gone_rows = _removals(loaded.filter(pl.col("path").is_in(list(gone))))
         else:
@@ -90,14 +90,16 @@ def new_files(
     return new
 
 
-def list_from(source: Source, ledger: pl.DataFrame) -> str:
+def list_from(source: Source, ledger: pl.LazyFrame) -> str:
     """The path behind which a source with a `lookback` is listed; empty for all.
 
     All is listed unless every dated path has its date behind the same prefix: else a date says
     nothing of where the others sort.
     """
-    known = ledger.filter(status="loaded").select("file").unique()
-    if source.lookback is None or known.is_empty():
+    if source.lookback is None:
+        return ""
+    known = ledger.filter(status="loaded").select("file").unique().collect()
+    if known.is_empty():
         return ""
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     for form, pattern in _DATES:
@@ -118,28 +120,43 @@ def list_from(source: Source, ledger: pl.DataFrame) -> str:
     return last if isinstance(last, str) else ""
 
 
-def _known_states(source: Source, ledger: pl.DataFrame, *, is_retry: bool) -> pl.DataFrame:
+def _state(path: str) -> pl.Expr:
+    """A file's path, size and tag as one number, so that a million states take 8 MB.
+
+    Two of different states are the same with a chance of 1 in 2^64 each.
+    """
+    return pl.col(path).hash(1) ^ pl.col("size_bytes").hash(2) ^ pl.col("tag").hash(3)
+
+
+def _known_states(source: Source, states: pl.LazyFrame, *, is_retry: bool) -> pl.Series:
     """The newest state of each file that there is nothing left to do with."""
-    is_had = pl.col("status") != "unavailable"
     if is_retry:
-        done = ledger.filter(~pl.col("status").is_in(["unavailable", "failed"]))
-    elif ledger["status"].is_in(["unavailable"]).any():
-        times = pl.len().over("file", "size_bytes", "tag", "status")
-        done = ledger.filter(is_had | (times >= source.tries))
+        done = states.filter(~pl.col("status").is_in(["unavailable", "failed"]))
     else:
-        done = ledger
-    newest = done.select(
-        pl.col("file").alias("path"),
-        pl.col("size_bytes").alias("known_size"),
-        pl.col("tag").alias("known_tag"),
-    )
-    return newest.unique("path", keep="last", maintain_order=False)
+        done = states.filter(pl.col("status") != "unavailable")
+    columns = (pl.col("batch"), pl.col("file").hash(1).alias("path"), _state("file").alias("state"))
+    newest = done.select(columns).collect()
+    if not is_retry:
+        had = ["file", "size_bytes", "tag"]
+        lost = states.filter(status="unavailable").select("batch", *had).collect()
+        if lost.height:
+            given_up = lost.filter(pl.len().over(had) >= source.tries)
+            newest = pl.concat([newest, given_up.select(columns)])
+    # Of one batch, a file has one row.
+    newest = newest.sort("batch").unique("path", keep="last", maintain_order=False)
+    return newest["state"]
 
 
-def _with_rows(ledger: pl.DataFrame) -> pl.DataFrame:
-    """Files whose rows are in, and the checksum of the state that they are of."""
-    touched = ledger.filter(pl.col("status").is_in(["loaded", "removed"]))
-    newest = touched.unique("file", keep="last", maintain_order=False)
+def _with_rows(states: pl.LazyFrame, paths: pl.Series | None) -> pl.DataFrame:
+    """Files whose rows are in, and the checksum of the state that they are of.
+
+    paths: those asked for; by default all.
+    """
+    touched = states.filter(pl.col("status").is_in(["loaded", "removed"]))
+    if paths is not None:
+        touched = touched.filter(pl.col("file").is_in(paths.implode()))
+    newest = touched.select("batch", "file", "checksum", "status").collect().sort("batch")
+    newest = newest.unique("file", keep="last", maintain_order=False)
     return newest.filter(status="loaded").select(
         pl.col("file").alias("path"), pl.col("checksum").fill_null("").alias("known")
     )

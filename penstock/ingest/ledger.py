@@ -72,28 +72,22 @@ def open_ledger(lake: Lake, source: Source) -> Snapshot:
     return ledger_table(lake, source).create(SCHEMA, description=f"Files of {source.table}")
 
 
-STATES = ("batch", "file", "size_bytes", "tag", "checksum", "status")
-"""What tells which files are new."""
-
-
-def read_ledger(
-    lake: Lake,
-    source: Source,
-    snapshot: Snapshot | None = None,
-    columns: Sequence[str] | None = None,
-) -> pl.DataFrame:
-    """Every file of every batch, oldest first; empty before the first.
+def scan_ledger(lake: Lake, source: Source, snapshot: Snapshot | None = None) -> pl.LazyFrame:
+    """Every file of every batch, read when collected; of none before the first.
 
     Parameters
     ----------
     snapshot: of the ledger; by default the newest.
-    columns: of it, `batch` among them; by default all.
     """
     snapshot = snapshot or ledger_table(lake, source).snapshot_or_none()
     if snapshot is None:
-        return pl.DataFrame(pl.from_arrow(SCHEMA.empty_table())).select(columns or pl.all())
-    rows = snapshot.scan().select(columns or pl.all()).collect()
-    return rows if rows["batch"].is_sorted() else rows.sort("batch", maintain_order=True)
+        return pl.DataFrame(pl.from_arrow(SCHEMA.empty_table())).lazy()
+    return snapshot.scan()
+
+
+def read_ledger(lake: Lake, source: Source) -> pl.DataFrame:
+    """Every file of every batch, oldest first; empty before the first."""
+    return scan_ledger(lake, source).collect().sort("batch", "file")
 
 
 def stage_results(

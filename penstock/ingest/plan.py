@@ -80,7 +80,7 @@ def plan_batch(
     lake: Lake,
     source: Source,
     batch: int,
-    ledger: pl.DataFrame,
+    ledger: pl.DataFrame | pl.LazyFrame,
     listing: pl.DataFrame,
     *,
     max_files: int | None = None,

@@ -30,14 +30,13 @@ from penstock.errors import CommitConflict, UnreadableFile
 from penstock.ingest.discovery import list_from, new_files
 from penstock.ingest.formats import raw_schema, with_partitions
 from penstock.ingest.ledger import (
-    STATES,
     FileResult,
     commit_results,
     ledger_table,
     mend_ledger,
     note,
     open_ledger,
-    read_ledger,
+    scan_ledger,
     stage_results,
 )
 from penstock.ingest.notifications import Arrivals, receive
@@ -183,7 +182,7 @@ def _ingested(
         if mended.transaction(source.application) != number - 1:
             bronze = mended = None
             continue  # another run has committed since; a plan must not be made from an old ledger
-        ledger = read_ledger(lake, source, mended, STATES)
+        ledger = scan_ledger(lake, source, mended)
         if found is None:
             found = _look(source, ledger, is_full=is_full) if looked is None else looked.result()
         plan = plan_batch(
@@ -222,7 +221,7 @@ def _ingested(
         bronze = table.snapshot()
         mended = mend_ledger(lake, source, bronze)
     if found is not None and found.arrivals is not None:
-        ledger = read_ledger(lake, source, mended, STATES)
+        ledger = scan_ledger(lake, source, mended)
         left = new_files(source, found.listing, ledger, gone=found.gone)
         found.arrivals.acknowledge(left["path"])
     clock.lap("committing")
@@ -236,7 +235,7 @@ def waiting_files(lake: Lake, source: Source) -> pl.DataFrame:
     ------
     SourceError: the source can't be listed.
     """
-    ledger = read_ledger(lake, source, columns=STATES)
+    ledger = scan_ledger(lake, source)
     found = _look(source, ledger, only_looks=True)
     return new_files(source, found.listing, ledger, gone=found.gone)
 
@@ -258,7 +257,7 @@ class _Found:
 
 def _look(
     source: Source,
-    ledger: pl.DataFrame | None,
+    ledger: pl.LazyFrame | None,
     *,
     is_full: bool = False,
     only_looks: bool = False,
@@ -271,7 +270,7 @@ def _look(
 
 
 def _seen(
-    source: Source, ledger: pl.DataFrame | None, *, is_full: bool, only_looks: bool
+    source: Source, ledger: pl.LazyFrame | None, *, is_full: bool, only_looks: bool
 ) -> _Found:
     folder = source.folder()
     if source.notifications and not is_full:

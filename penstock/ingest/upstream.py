@@ -90,14 +90,14 @@ class UpstreamSource(Source):
         """Each stretch is."""
         return pl.lit(value=True)
 
-    def reached(self, ledger: pl.DataFrame) -> str:
+    def reached(self, ledger: pl.LazyFrame) -> str:
         """The mark of the newest stretch in the ledger and what it is of, as JSON; "" before any.
 
         Raises
         ------
         SourceError: the ledger is of a folder.
         """
-        loaded = ledger.filter(status="loaded")
+        loaded = ledger.filter(status="loaded").select("batch", "tag").collect().sort("batch")
         if loaded.is_empty():
             return ""
         try:
@@ -109,7 +109,7 @@ class UpstreamSource(Source):
             ) from error
         return json.dumps([upto, of])
 
-    def still_new(self, ledger: pl.DataFrame, listing: pl.DataFrame) -> pl.DataFrame:
+    def still_new(self, ledger: pl.LazyFrame, listing: pl.DataFrame) -> pl.DataFrame:
         """Of a listing, the stretch that begins where the ledger ends; others have come first."""
         reached = self.reached(ledger)
         mark = json.loads(reached)[0] if reached else None
