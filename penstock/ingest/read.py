@@ -12,6 +12,7 @@ import gzip
 import io
 import lzma
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -19,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -48,7 +48,6 @@ _ODD_CONTENT = (
     RecursionError,
     UnicodeError,
     ValueError,
-    duckdb.Error,
     pa.ArrowException,
     pl.exceptions.PanicException,
     pl.exceptions.PolarsError,
@@ -234,7 +233,7 @@ def _explained(path: str, *, is_here: bool = False) -> Generator[None]:
         raise UnreadableFile(f"{path}: no archive that can be read: {error}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UnreadableFile(f"{path}: damaged archive, perhaps cut short: {error}") from error
-    except _ODD_CONTENT as error:
+    except (*_ODD_CONTENT, *_of_duckdb()) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UnreadableFile(f"{path}: {reason[:400]}") from error
     except OSError as error:
@@ -243,6 +242,12 @@ def _explained(path: str, *, is_here: bool = False) -> Generator[None]:
         raise _unavailable(path, error) from error
     except StorageError as error:
         raise UnreadableFile(f"{path}: {error}", is_transient=True) from error
+
+
+def _of_duckdb() -> tuple[type[BaseException], ...]:
+    """What DuckDB raises, where it has been used: its import takes as long as many files."""
+    duckdb = sys.modules.get("duckdb")
+    return () if duckdb is None else (duckdb.Error,)
 
 
 def _whole(
