@@ -22,6 +22,9 @@ from typing import Any
 
 import polars as pl
 
+# What the tests' own settings take out of the environment, for --s3.
+_SERVER = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
 from penstock import Lake, Table, validate
 from penstock.errors import CommitConflict
 from penstock.ingest import Source, ingest
@@ -235,7 +238,10 @@ def main() -> None:
 def _soak(files: int, rounds: int, seed: int, s3: str | None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="penstock-soak-"))
     expected = write_files(folder / "raw", files, 20)
-    lake = Lake(f"{s3}/{seed}-{os.getpid()}" if s3 else folder / "lake")
+    if s3:
+        lake = Lake(f"{s3}/{seed}-{os.getpid()}", storage_options=_SERVER)
+    else:
+        lake = Lake(folder / "lake")
     source = Source("shop/orders_raw", str(folder / "raw"), ORDERS)
     began = time.perf_counter()
     watcher = _FORK.Process(target=_watch, args=(lake, source, folder / "stop"))
