@@ -1,7 +1,9 @@
-"""Resume at step 10 and at step 10,000,000 beside a first batch; and memory while streaming.
+"""What weeks of training rest on: resuming anywhere, flat memory, each byte fetched once.
 
     python -m benchmarks.feed_resume                 resume, of a manifest of 82 billion rows
     python -m benchmarks.feed_resume --stream 20     peak memory while streaming so many GB
+    python -m benchmarks.feed_resume --shared 4 --s3 s3://bucket/prefix
+                                                     processes of a node that share a cold cache
 
 The large manifest names the same few blocks over and over, so that it needs no large disk.
 """
@@ -9,7 +11,10 @@ The large manifest names the same few blocks over and over, so that it needs no 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,9 +40,18 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stream", type=float, default=0, help="GB to stream instead")
+    parser.add_argument("--shared", type=int, default=0, help="processes of one node instead")
+    parser.add_argument("--s3", default=None, help="where the dataset of --shared lies")
+    parser.add_argument("--rank", nargs=3, default=None, help=argparse.SUPPRESS)
     told = parser.parse_args()
+    if told.rank:
+        _as_rank(told.s3, Path(told.rank[0]), int(told.rank[1]), int(told.rank[2]))
+        return
+    if told.shared:
+        _shared(told.s3, told.shared)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        lake = _published(Path(folder), 4_000_000)
+        lake = _published(Lake(Path(folder) / "lake"), 4_000_000)
         if told.stream:
             _stream(lake, told.stream)
         else:
@@ -85,11 +99,40 @@ def _stream(lake: Lake, gigabytes: float) -> None:
             return
 
 
+def _shared(uri: str, world: int) -> None:
+    """Let the ranks of a node read one dataset at once through one cache that is empty."""
+    lake = _published(Lake(f"{uri.rstrip('/')}/shared"), 4_000_000)
+    opened = load_dataset("bench/resume", lake=lake)
+    stored = sum(shard.size_bytes for shard in opened.manifest.shards)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.feed_resume", "--s3", lake.uri, "--rank"]
+        began = time.perf_counter()
+        ranks = [
+            subprocess.Popen([*command, folder, str(rank), str(world)], stdout=subprocess.PIPE)
+            for rank in range(world)
+        ]
+        told = [json.loads(rank.communicate()[0]) for rank in ranks]
+        seconds = time.perf_counter() - began
+    fetched, rows = (sum(rank[of] for rank in told) for of in ("fetched", "rows"))
+    print(f"{world} processes, {rows:,} rows in {seconds:.1f} s, with their start")
+    for rank, counts in enumerate(told):
+        print(f"  rank {rank}: {counts['fetched'] / 1e6:8.1f} MB fetched, {counts['rows']:,} rows")
+    print(f"{fetched:,} bytes fetched of {stored:,} in the shards: {fetched / stored:.3f} x")
+
+
+def _as_rank(uri: str, cache: Path, rank: int, world: int) -> None:
+    feed = load_dataset("bench/resume", lake=uri, cache=cache)
+    feed = feed.shuffle(seed=1, mode="windowed").shard(rank, world).batch(BATCH)
+    rows = sum(len(batch["label"]) for batch in feed)
+    feed.close()  # what was being brought for the next epoch is here then, and counted
+    print(json.dumps({"fetched": int(feed.metrics()["bytes_from_storage"]), "rows": rows}))
+
+
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def _published(folder: Path, rows: int) -> Lake:
+def _published(lake: Lake, rows: int) -> Lake:
     names = tuple(f"f{place:02d}" for place in range(WIDTH))
 
     def tables() -> Iterator[pa.Table]:
@@ -100,7 +143,6 @@ def _published(folder: Path, rows: int) -> Lake:
             columns: dict[str, Any] = dict(zip(names, values, strict=True))
             yield pa.table({**columns, "label": np.arange(start, start + count)})
 
-    lake = Lake(folder / "lake")
     schema = pa.schema([*((name, pa.float32()) for name in names), ("label", pa.int64())])
     write_dataset(
         lake,
