@@ -152,7 +152,8 @@ def parse(source: Source, header: Header, pieces: Sequence[bytes | memoryview]) 
             delimiter=header.delimiter,
             quote_char=source.quote or False,
             escape_char=source.escape or False,
-            newlines_in_values=bool(source.quote),
+            # Says only how blocks are cut, which takes longer than the parsing; this is one block.
+            newlines_in_values=False,
             invalid_row_handler=set_aside,
         ),
         pacsv.ConvertOptions(
@@ -274,7 +275,7 @@ def _pieces(source: Source, text: Stream, path: str) -> Iterator[bytes]:
             if rest:
                 yield rest
             return
-        rest += block
+        rest = rest + block if rest else block
         cut = _cut(rest, quote)
         if cut:
             yield rest[:cut]
@@ -297,7 +298,8 @@ def _cut(text: bytes, quote: bytes) -> int:
         return 0
     if not quote:
         return end + 1
-    odd = text.count(quote, 0, end) % 2
+    # bytes.count stops at each one that it finds, and quotes are many.
+    odd = np.count_nonzero(np.frombuffer(text, np.uint8, end) == ord(quote)) % 2
     for _ in range(1000):
         if not odd or end < 0:
             break
