@@ -174,22 +174,24 @@ def _ingested(
             looked = pool.submit(copy_context().run, _look, source, None, is_full=is_full)
         opened = pool.submit(open_ledger, lake, source)
         bronze = table.create(raw_schema(source), description=description)
-    mended: Snapshot | None = opened.result()
+    ledger = opened.result()
+    is_fresh = True
     while max_batches is None or len(done) < max_batches:
-        bronze = bronze or table.create(raw_schema(source), description=description)
+        if not is_fresh:
+            bronze, ledger = bronze.advanced(), ledger.advanced()
+        is_fresh = False
         number = bronze.transaction(source.application) + 1
-        mended = mend_ledger(lake, source, bronze, mended)
-        if mended.transaction(source.application) != number - 1:
-            bronze = mended = None
+        ledger = mend_ledger(lake, source, bronze, ledger)
+        if ledger.transaction(source.application) != number - 1:
             continue  # another run has committed since; a plan must not be made from an old ledger
-        ledger = scan_ledger(lake, source, mended)
+        known = scan_ledger(lake, source, ledger)
         if found is None:
-            found = _look(source, ledger, is_full=is_full) if looked is None else looked.result()
+            found = _look(source, known, is_full=is_full) if looked is None else looked.result()
         plan = plan_batch(
             lake,
             source,
             number,
-            ledger,
+            known,
             found.listing,
             max_files=max_files,
             tried=tried,
@@ -198,11 +200,11 @@ def _ingested(
         )
         clock.lap("planning")
         if plan is None:
+            is_fresh = True
             break
-        base, bronze, mended = bronze, None, None
         try:
             with span("ingest.batch", table=source.table, batch=number, files=len(plan.files)):
-                results = _run_batch(lake, source, base, plan, clock, progress)
+                results = _run_batch(lake, source, bronze, ledger, plan, clock, progress)
         except CommitConflict as conflict:
             log.info("%s batch %d: %s", table.name, number, conflict)
             is_done = table.snapshot().transaction(source.application) >= number
@@ -217,12 +219,12 @@ def _ingested(
             found = looked = None  # what was seen began before that stretch
         done.append((plan, results))
         tried |= {result.file.path for result in results if result.error}
-    if bronze is None:  # stopped before it was seen that nothing is left
-        bronze = table.snapshot()
-        mended = mend_ledger(lake, source, bronze)
+    if not is_fresh:  # stopped before it was seen that nothing is left
+        bronze = bronze.advanced()
+        ledger = mend_ledger(lake, source, bronze, ledger.advanced())
     if found is not None and found.arrivals is not None:
-        ledger = scan_ledger(lake, source, mended)
-        left = new_files(source, found.listing, ledger, gone=found.gone)
+        known = scan_ledger(lake, source, ledger)
+        left = new_files(source, found.listing, known, gone=found.gone)
         found.arrivals.acknowledge(left["path"])
     clock.lap("committing")
     return _report(bronze, done, clock)
@@ -352,6 +354,7 @@ def _run_batch(
     lake: Lake,
     source: Source,
     bronze: Snapshot,
+    ledger: Snapshot,
     plan: Plan,
     clock: _Clock,
     progress: Callable[[Progress], None] | None,
@@ -382,7 +385,7 @@ def _run_batch(
         except CommitConflict:
             discard(lake, ledger_table(lake, source).key, [ledger_rows])
             raise
-        commit_results(lake, source, plan, ledger_rows)
+        commit_results(ledger, source, plan, ledger_rows)
     watch.forget()
     clock.lap("committing")
     for result in results:

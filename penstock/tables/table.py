@@ -232,11 +232,42 @@ class Table:
 
 
 class Snapshot:
-    """One version of a table, and the only thing a commit to it can be based on."""
+    """One version of a table, and the only thing a commit to it can be based on.
 
-    def __init__(self, table: Table, delta: DeltaTable) -> None:
-        self.table, self.delta = table, delta
-        self.version = delta.version()
+    Parameters
+    ----------
+    delta: the table as deltalake opened it; by default that of `version`, opened when asked for.
+    """
+
+    def __init__(
+        self, table: Table, delta: DeltaTable | None = None, *, version: int | None = None
+    ) -> None:
+        self.table, self._delta = table, delta
+        if delta is not None:
+            version = delta.version()
+        assert version is not None
+        self.version = version
+
+    @property
+    def delta(self) -> DeltaTable:
+        """This version, as deltalake has it."""
+        if self._delta is None:
+            opened = self.table.snapshot(self.version)
+            self._delta = opened.delta
+        return self._delta
+
+    def advanced(self) -> Snapshot:
+        """The newest version, for less than opening it; this one is not to be used any more."""
+        delta = self.delta
+
+        def advance() -> None:
+            try:
+                delta.update_incremental()
+            except (DeltaError, OSError) as error:
+                self.table.refuse(error, is_transient="body error" in str(error))
+
+        persistently(advance)
+        return Snapshot(self.table, delta)
 
     @property
     def id(self) -> str:
@@ -471,7 +502,7 @@ class Snapshot:
             raise
         if version % _CHECKPOINT_EVERY == 0:
             self._checkpoint(version)
-        return table.snapshot(version)
+        return Snapshot(table, version=version)  # many callers need no more than that it is done
 
     def configure(
         self, settings: Mapping[str, str | None], *, writer_version: int, feature: str
