@@ -2,6 +2,7 @@
 
     python -m benchmarks.feed_resume                 resume, of a manifest of 82 billion rows
     python -m benchmarks.feed_resume --stream 20     peak memory while streaming so many GB
+    python -m benchmarks.feed_resume --order         any step of an epoch of 10 billion rows
     python -m benchmarks.feed_resume --shared 4 --s3 s3://bucket/prefix
                                                      processes of a node that share a cold cache
 
@@ -28,6 +29,7 @@ import torch  # noqa: F401 - its memory is there before ours is counted
 import xxhash
 
 from penstock import Dataset, Lake, load_dataset
+from penstock.feed.order import Full, Order, Windowed
 from penstock.lake import dataset_key
 from penstock.shards import Packing, move_tag, open_manifest, write_dataset
 from penstock.shards.manifest import INDEX, MANIFEST, read_index
@@ -40,12 +42,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stream", type=float, default=0, help="GB to stream instead")
+    parser.add_argument("--order", action="store_true", help="the order alone")
     parser.add_argument("--shared", type=int, default=0, help="processes of one node instead")
     parser.add_argument("--s3", default=None, help="where the dataset of --shared lies")
     parser.add_argument("--rank", nargs=3, default=None, help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.rank:
         _as_rank(told.s3, Path(told.rank[0]), int(told.rank[1]), int(told.rank[2]))
+        return
+    if told.order:
+        _order()
         return
     if told.shared:
         _shared(told.s3, told.shared)
@@ -97,6 +103,26 @@ def _stream(lake: Lake, gigabytes: float) -> None:
             told += gigabytes * 1e8
         if streamed > gigabytes * 1e9:
             return
+
+
+def _order() -> None:
+    """Steps taken at random from an epoch of 10 billion rows in blocks of 30,000."""
+    before = _peak_mb()
+    for shuffle in (Full(1), Windowed(1)):
+        blocks = np.full(333_333, 30_000, np.int64)
+        order = Order(
+            fingerprint=FINGERPRINT, block_rows=blocks, shuffle=shuffle, epoch=3, global_batch=BATCH
+        )
+        began = time.perf_counter()
+        order.rows_at(0)
+        first, taken = time.perf_counter() - began, list[float]()
+        for step in np.random.default_rng(0).integers(0, order.steps, 200).tolist():
+            began = time.perf_counter()
+            order.rows_at(step)
+            taken.append(time.perf_counter() - began)
+        times = f"{np.median(taken) * 1e3:.2f} ms a step, at most {max(taken) * 1e3:.2f}"
+        memory = f"{_peak_mb() - before:.0f} MB above the start"
+        print(f"{type(shuffle).__name__:9} first {first * 1e3:6.1f} ms, then {times}; {memory}")
 
 
 def _shared(uri: str, world: int) -> None:

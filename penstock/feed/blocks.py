@@ -275,7 +275,7 @@ class BlockStore:
         start = int(self._file_starts[file] + self.source.layout.offset[at])
         length = int(self.source.layout.room[at])
         self.source.verify(block, self._arena.bytes[start : start + length])
-        self._put_here(block, self._arena.address + start, length)
+        self._put_here(block, self._arena.address + start, is_from_disk=True)
 
     def _bring_cached(self, run: list[int], cache: ShardCache) -> None:
         absent = list[int]()
@@ -364,8 +364,7 @@ class BlockStore:
                 self._arena.map_file(start, cache.descriptor(file), size)
                 self._mapped.add(file)
         start = int(self._file_starts[file] + self.source.layout.offset[at])
-        room = int(self.source.layout.room[at])
-        self._put_here(block, self._arena.address + start, room)
+        self._put_here(block, self._arena.address + start, is_from_disk=True)
 
     def _hold(self, block: int, data: memoryview) -> memoryview:
         """Put a block here where it was received; where its bytes lie."""
@@ -384,17 +383,17 @@ class BlockStore:
                     "or shuffle with mode='windowed' and a smaller window"
                 )
             self._held[block] = buffer
-        self._put_here(block, buffer.address, 0)
+        self._put_here(block, buffer.address, is_from_disk=False)
         return memoryview(buffer)
 
-    def _put_here(self, block: int, address: int, from_disk_bytes: int) -> None:
+    def _put_here(self, block: int, address: int, *, is_from_disk: bool) -> None:
         with self._lock:
             if self._place[block] != address - ORIGIN:
                 self._batches.pop(block, None)
                 self._place[block] = address - ORIGIN
             self._is_here[block] = True
-        if from_disk_bytes:
-            self._metrics.add(bytes_from_disk=from_disk_bytes)
+        if is_from_disk:
+            self._metrics.add(bytes_from_disk=int(self.source.block_bytes[block]))
 
     def _map(self, file: int, path: Any) -> None:
         with self._lock:

@@ -92,7 +92,7 @@ class ShardCache:
         self.folder = self._root / fingerprint
         self._files: dict[int, int] = {}
         self._is_broken = self._has_warned = False
-        self._warning = threading.Lock()
+        self._warning, self._opening = threading.Lock(), threading.Lock()
         self.evictions = 0
         self._root.mkdir(parents=True, exist_ok=True)
         blocks = len(layout.offset)
@@ -117,10 +117,11 @@ class ShardCache:
 
     def descriptor(self, file: int) -> int:
         """An open file of the dataset, made at its full size when absent; it takes no room yet."""
-        if file not in self._files:
-            name, size = self._layout.files[file]
-            self._files[file] = _sized(self.folder / name, size)
-        return self._files[file]
+        with self._opening:  # or two threads open it, and one of the two is never closed
+            if file not in self._files:
+                name, size = self._layout.files[file]
+                self._files[file] = _sized(self.folder / name, size)
+            return self._files[file]
 
     def has(self, block: int) -> bool:
         """Whether the block was verified; true until it is evicted, unless it is pinned."""

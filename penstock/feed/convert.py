@@ -67,7 +67,12 @@ class Form:
             return self
         torch = extra("torch")
         target = torch.device(self.device)
-        if target.type == "cuda" and target.index is None and torch.cuda.is_available():
+        if target.type == "cuda" and not torch.cuda.is_available():
+            raise OrderError(
+                f"device={str(self.device)!r}: torch {torch.__version__} finds no GPU on this "
+                'machine; install its CUDA build, or train on "cpu"'
+            )
+        if target.type == "cuda" and target.index is None:
             target = torch.device("cuda", torch.cuda.current_device())
         return replace(self, device=target)
 

@@ -124,6 +124,8 @@ class Dataset:
     def __getitem__(self, index: int | slice | Sequence[int] | NDArray[np.int64]) -> Any:
         """Samples by their stored number, as a batch in the chosen form; an int gives one of one.
 
+        After `limit`, numbers are below it.
+
         Raises
         ------
         IndexError: a number lies outside the split.
@@ -134,7 +136,7 @@ class Dataset:
                 f"{self.name}: take rows by number before .batch(); for a DataLoader around "
                 'batches, call .to("torch")'
             )
-        total = self._total
+        total = self._samples
         if isinstance(index, slice):
             numbers = np.arange(total)[index]
         else:

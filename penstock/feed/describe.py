@@ -53,7 +53,7 @@ def explained(opened: Opened, settings: Settings, order: Order | None, world: Wo
     lines = [
         (
             "samples",
-            f"{opened.rows:,} rows in {blocks:,} blocks of {len(source.layout.files)} files",
+            f"{opened.rows:,} rows in {blocks:,} blocks of {len(np.unique(source.file_of))} files",
         ),
         (
             "block",
@@ -113,7 +113,7 @@ def _described(opened: Opened, settings: Settings, samples: int | None) -> Expla
         features.append(f"... {len(opened.features) - len(features)} more")
     lines = [
         ("rows", f"{count} of {{{splits}}}"),
-        ("bytes", f"{opened.size_bytes:,} in {len(opened.source.layout.files)} shards"),
+        ("bytes", f"{opened.size_bytes:,} in {_files(opened)}"),
         ("columns", ", ".join(settings.columns)),
     ]
     if features:
@@ -128,6 +128,12 @@ def _described(opened: Opened, settings: Settings, samples: int | None) -> Expla
     lines.append(("lake", opened.uri))
     title = f"Dataset({opened.name!r}, split={opened.split!r}, version={opened.fingerprint!r})"
     return Explanation(title, tuple(lines))
+
+
+def _files(opened: Opened) -> str:
+    if opened.published is not None:
+        return f"{len(opened.published.shards)} shards"
+    return f"{len(np.unique(opened.source.file_of))} files"
 
 
 def _table(title: str, lines: tuple[tuple[str, str], ...]) -> str:

@@ -7,6 +7,7 @@ in. Variable-length columns: `variable.py`; nested ones are taken by Arrow, bloc
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from penstock.feed.blocks import BlockStore
 from penstock.feed.variable import VariableColumn, variable_of
+
+log = logging.getLogger(__name__)
 
 Columns = Mapping[str, "NDArray[Any] | pa.Array"]
 """A batch: fixed-width columns as arrays of (rows, ...), the rest as Arrow arrays."""
@@ -189,6 +192,8 @@ class Gatherer:
         origin = self._store.origin
         validity = column.buffers()[0]
         if column.null_count and validity is not None:
+            if not self._has_nulls[name]:
+                self._tell_of_nulls(name, column.type)
             self._has_nulls[name] = True
             self._valid[name][block] = (validity.address - origin) * 8 + column.offset - first
         else:
@@ -210,6 +215,17 @@ class Gatherer:
         else:
             offset = column.offset if leaf is column else column.offset * repeat + leaf.offset
             self._bases[name][block] = start + offset * (cell.width // repeat) - first * cell.width
+
+    def _tell_of_nulls(self, name: str, kind: pa.DataType) -> None:
+        becomes_zero = pa.types.is_integer(kind) or pa.types.is_temporal(kind)
+        if self._keeps_nulls or not (becomes_zero or pa.types.is_boolean(kind)):
+            return
+        log.warning(
+            "column %s has nulls, which come as %s: leave those rows out by a filter, or take "
+            "arrow or polars batches, which keep nulls",
+            name,
+            "false" if pa.types.is_boolean(kind) else "0",
+        )
 
     def _fixed(
         self, name: str, cell: Cell, rows: NDArray[np.int64], block_of: NDArray[np.int64]

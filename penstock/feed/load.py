@@ -30,7 +30,7 @@ def load_dataset(
     name_or_uri: str | Path,
     *,
     split: str = "train",
-    version: str = LATEST,
+    version: str | int = LATEST,
     lake: Lake | str | Path | None = None,
     columns: Sequence[str] | None = None,
     cache: CacheOptions | str | Path | None = None,
@@ -61,7 +61,9 @@ def load_dataset(
     DatasetNotFound: no such dataset, version or split; names the near ones.
     StorageError: the lake can't be reached, or there are no credentials.
     """
-    name_or_uri = str(name_or_uri)
+    name_or_uri, version = str(name_or_uri), str(version)
+    if not isinstance(split, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OrderError(f"split is the name of one, such as train, not {split!r}")
     if cache is None or isinstance(cache, CacheOptions):
         options = cache or CacheOptions()
     elif isinstance(cache, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -179,6 +179,10 @@ class Mixture:
         self._form, self._given_world, self._replicas = Form(), None, 1
         self._epoch, self._step, self._resumed = 0, 0, False
         self._offsets = [0] * len(datasets)
+        self._fed = turns
+        """The weights of the epoch that is under way, or was last."""
+        self._anchor = (0, list(self._offsets))
+        """An epoch, and where each source's stream was when it began, with those weights."""
         self._worker: tuple[int, int] | None = None
         self._orders: dict[tuple[int, int], Order] = {}
         self._metrics = Metrics()
@@ -219,20 +223,45 @@ class Mixture:
         ------
         OrderError: an epoch is under way.
         """
+        if self._step and self._step == self._steps:
+            self._end()  # whoever counts batches never asks for the end behind the last one
         if self._step:
             raise OrderError(f"weights change between epochs; this one is at step {self._step}")
         self.turns = _turns_of(self._datasets, weights)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next pass has, as if all before had had today's weights."""
-        samples = self._steps * self.batch_size
-        self._offsets = [epoch * self.turns.had(n, samples) for n in range(len(self._datasets))]
+        """The epoch that the next pass has; each source goes on behind what epochs before it took.
+
+        Those since the weights last changed had the weights of then; an epoch before that is as if
+        all had had today's.
+        """
+        if epoch < 0:
+            raise OrderError(f"an epoch is numbered from 0, got {epoch}")
+        anchored, offsets = self._anchor
+        if epoch >= anchored:
+            samples = self._steps_of(self._fed) * self.batch_size
+            each = [self._fed.had(n, samples) for n in range(len(offsets))]
+            offsets = [at + (epoch - anchored) * n for at, n in zip(offsets, each, strict=True)]
+        else:
+            samples = self._steps * self.batch_size
+            offsets = [epoch * self.turns.had(n, samples) for n in range(len(offsets))]
+        self._begin_at(epoch, offsets)
+
+    def _begin_at(self, epoch: int, offsets: Sequence[int]) -> None:
+        """Be at an epoch's beginning, with the weights of now."""
         self._epoch, self._step, self._resumed = epoch, 0, False
+        self._offsets = list(offsets)
+        self._fed, self._anchor = self.turns, (epoch, list(offsets))
 
     @cached_property
     def lengths(self) -> list[int]:
         """Samples of each source."""
         return [len(dataset) for dataset in self._datasets]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of a batch, before any `map`."""
+        return self._datasets[0].schema
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -253,6 +282,8 @@ class Mixture:
         world, worker = self._world, dataloader_worker()
         if not self._resumed and worker.size == 1 and self._step and self._step == self._steps:
             self._end()  # whoever counts batches never asks for the end behind the last one
+        if self._fed is not self.turns:
+            self._begin_at(self._epoch, self._offsets)
         first = self._step if self._resumed else 0
         is_own = self._resumed and self._worker == worker.place
         first = worker.first_step(first, -first, is_own=is_own)
@@ -279,9 +310,9 @@ class Mixture:
     def _end(self) -> None:
         """The epoch is over: each source's stream goes on from where it is."""
         samples = self._steps * self.batch_size
-        for source in range(len(self._datasets)):
-            self._offsets[source] += self.turns.had(source, samples)
-        self._epoch, self._step = self._epoch + 1, 0
+        each = [self.turns.had(source, samples) for source in range(len(self._datasets))]
+        offsets = [at + more for at, more in zip(self._offsets, each, strict=True)]
+        self._begin_at(self._epoch + 1, offsets)
 
     def state_dict(self) -> dict[str, Any]:
         """Where iteration is, the same on every rank; valid on any number of ranks."""
@@ -306,18 +337,23 @@ class Mixture:
         except (TypeError, KeyError) as error:
             raise StateError(f"not a state of interleaved datasets: {error}") from error
         here = self._must_match()
+        if len(resumed.of) != len(here):
+            raise StateError(
+                f"the state was taken of {len(resumed.of) - 1} interleaved datasets, and these are "
+                f"{len(here) - 1}; to continue the same run, interleave the same ones"
+            )
         if resumed.of != here:
             names = [f"batch size {self.batch_size} or stop={self._stop!r}"]
             names += [f"{dataset.identity}" for dataset in self._datasets]
-            pairs = zip(resumed.of, here, names, strict=False)
+            pairs = zip(resumed.of, here, names, strict=True)
             other = [name for before, now, name in pairs if before != now]
             raise StateError(
                 f"the state was taken of another mixture: it has not {'; not '.join(other)}; to "
                 "continue the same run, interleave the same datasets with the same settings"
             )
         self.turns = Turns(shares)
-        self._epoch, self._step, self._resumed = resumed.epoch, resumed.step, True
-        self._offsets = list(resumed.offsets)
+        self._begin_at(resumed.epoch, resumed.offsets)
+        self._step, self._resumed = resumed.step, True
         self._worker = None if worker is None else (worker[0], worker[1])
 
     def metrics(self) -> dict[str, float]:
@@ -379,14 +415,18 @@ class Mixture:
 
     @property
     def _steps(self) -> int:
+        return self._steps_of(self.turns)
+
+    def _steps_of(self, turns: Turns) -> int:
+        """Steps of an epoch with these weights."""
         if not self.batch_size:
             raise OrderError("say how many rows a batch has: .batch(8192)")
         if isinstance(self._stop, int):
             return self._stop
-        ends = [self.turns.positions_to(n, rows + 1) - 1 for n, rows in enumerate(self.lengths)]
+        ends = [turns.positions_to(n, rows + 1) - 1 for n, rows in enumerate(self.lengths)]
         if self._stop == "first_exhausted":
             return min(ends) // self.batch_size
-        all_ends = [self.turns.positions_to(n, rows) for n, rows in enumerate(self.lengths)]
+        all_ends = [turns.positions_to(n, rows) for n, rows in enumerate(self.lengths)]
         return -(-max(all_ends) // self.batch_size)
 
     def _made(
@@ -432,7 +472,8 @@ class Mixture:
     def _must_match(self) -> list[str]:
         whole = f"batch {self.batch_size}, stop {self._stop}"
         parts = [whole, *(dataset.identity for dataset in self._datasets)]
-        return [xxhash.xxh3_64_hexdigest(part.encode()) for part in parts]
+        # 32 bits each: a state of 40 datasets stays under 1 kB.
+        return [xxhash.xxh32_hexdigest(part.encode()) for part in parts]
 
     def _with(self, **changes: Any) -> Mixture:
         kind = type(self)
@@ -440,7 +481,12 @@ class Mixture:
             # What a DataLoader takes for an iterable is a subclass of torch's class.
             kind = importlib.import_module("penstock.feed.torch_dataset").TorchMixture
         changed = object.__new__(kind)
-        fresh = {"_metrics": Metrics(), "_offsets": list(self._offsets)}
+        epoch, offsets = self._anchor
+        fresh = {
+            "_metrics": Metrics(),
+            "_offsets": list(self._offsets),
+            "_anchor": (epoch, list(offsets)),
+        }
         changed.__dict__.update(self.__dict__ | fresh | changes)
         return changed
 

@@ -26,6 +26,8 @@ from penstock.errors import OrderError
 from penstock.feed.permutation import mixed, permuted, permuted_within, shuffled
 
 _MOST_LANES = 64
+_FEW_IN_A_LANE = 1024
+"""Positions up to which all lanes at once are quicker than one after another."""
 _BLOCKS_A_LANE = 256
 """A dataset has more than eight lanes once each would have so many blocks."""
 
@@ -154,7 +156,8 @@ class Order:
         """
         rank, ranks = part
         each = self.global_batch // ranks
-        if not isinstance(self.shuffle, Windowed) or self.lanes % ranks or not steps:
+        is_windowed = isinstance(self.shuffle, Windowed) and self.lanes % ranks == 0
+        if not is_windowed or len(steps) * (self.global_batch // self.lanes) <= _FEW_IN_A_LANE:
             starts = np.arange(steps.start, steps.stop, steps.step) * self.global_batch
             return self.rows_of((starts[:, None] + (rank * each + np.arange(each))).ravel())
         share, lanes = self.global_batch // self.lanes, self.lanes // ranks

@@ -72,6 +72,9 @@ def permuted_within(
             at = np.concatenate(places)
             out[at] = permuted(positions[at], int(sizes[number]), int(keys[number]))
         return out
+    # Of the ranges that there are, positions are in few.
+    which, of = np.unique(of, return_inverse=True)
+    sizes, keys = sizes[which], keys[which]
     is_wide = sizes[of] > 1 << 32
     for kind, places in (
         (np.uint32, np.flatnonzero(~is_wide)),

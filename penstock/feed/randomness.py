@@ -35,6 +35,10 @@ class RowRandom:
         """(rows, *shape) in [low, high)."""
         return low + (high - low) * self._unit(shape)
 
+    def random(self, shape: tuple[int, ...] = ()) -> NDArray[np.float64]:
+        """(rows, *shape) in [0, 1), by numpy's name for it."""
+        return self._unit(shape)
+
     def integers(self, low: int, high: int, shape: tuple[int, ...] = ()) -> NDArray[np.int64]:
         """(rows, *shape) in [low, high)."""
         return low + np.floor(self._unit(shape) * (high - low)).astype(np.int64)

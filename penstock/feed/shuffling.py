@@ -82,7 +82,7 @@ def shuffle_quality(order: Order, source: BlockSource) -> ShuffleQuality:
     after = order.rows_of(np.minimum(positions + 1, rows - 1))
     distance = float(np.abs(after - stored).mean()) if rows > 1 else 0.0
     ends = np.cumsum(order.block_rows)
-    files = source.layout.file[source.in_layout]
+    files = source.file_of
     blocks, shards, sizes = list[int](), list[int](), list[int]()
     for step in np.unique(np.linspace(0, order.steps - 1, _SAMPLED_STEPS).astype(int)).tolist():
         drawn = np.unique(np.searchsorted(ends, order.rows_at(step), side="right"))

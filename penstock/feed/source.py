@@ -61,6 +61,11 @@ class BlockSource(Protocol):
         ...
 
     @property
+    def file_of(self) -> NDArray[np.int64]:
+        """(blocks,) the file that each is read from, as users know them, by number."""
+        ...
+
+    @property
     def block_bytes(self) -> NDArray[np.int64]:
         """(blocks,) bytes of each, at least about."""
         ...
@@ -175,6 +180,11 @@ class ShardSource:
     def packed(self) -> dict[str, tuple[str, int]]:
         """None: `features` is shown as the matrix that it is."""
         return {}
+
+    @property
+    def file_of(self) -> NDArray[np.int64]:
+        """(blocks,) the shard of each."""
+        return self.layout.file[self.in_layout].astype(np.int64)
 
     @property
     def block_bytes(self) -> NDArray[np.int64]:

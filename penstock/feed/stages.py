@@ -50,7 +50,7 @@ class Stage:
             got = self.function(given) if random is None else self.function(given, random)
         else:
             got = self._one_by_one(given, len(rows), random)
-        return _checked(got, self.function)
+        return _checked(got, self.function, len(rows))
 
     def _one_by_one(self, given: dict[str, Any], count: int, random: RowRandom | None) -> Any:
         results = list[Any]()
@@ -78,7 +78,7 @@ def in_order(items: Iterable[S], work: Callable[[S], R], workers: int, name: str
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _checked(got: Any, function: Callable[..., Any]) -> dict[str, Any]:
+def _checked(got: Any, function: Callable[..., Any], count: int) -> dict[str, Any]:
     name = getattr(function, "__name__", repr(function))
     if not isinstance(got, dict):
         raise OrderError(f"{name} returned a {type(got).__name__}; return a dict of columns")
@@ -91,6 +91,11 @@ def _checked(got: Any, function: Callable[..., Any]) -> dict[str, Any]:
     }
     if len(set(lengths.values())) > 1:
         raise OrderError(f"{name} returned columns of differing length: {lengths}")
+    if lengths and set(lengths.values()) != {count}:
+        raise OrderError(
+            f"{name} returned {next(iter(lengths.values())):,} rows for {count:,}; a map keeps the "
+            "rows of a batch, so that all ranks have equal batches. Use filter to leave rows out"
+        )
     return columns
 
 

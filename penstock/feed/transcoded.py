@@ -143,8 +143,18 @@ class TranscodedSource:
         return np.arange(len(self.groups))
 
     @property
+    def file_of(self) -> NDArray[np.int64]:
+        """(blocks,) the file of Parquet or Arrow of each."""
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(g.key, len(numbers)) for g in self.groups], np.int64)
+
+    @property
     def block_bytes(self) -> NDArray[np.int64]:
         """(blocks,) about so many."""
+        return self._block_bytes
+
+    @cached_property
+    def _block_bytes(self) -> NDArray[np.int64]:
         return np.array([group.size_bytes for group in self.groups], np.int64)
 
     @property

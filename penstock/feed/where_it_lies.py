@@ -130,6 +130,11 @@ def _delta(
             uri, version=None if version is None else int(version), storage_options=dict(options)
         )
     except DeltaError as error:
+        if version is not None:
+            newest = DeltaTable(uri, storage_options=dict(options)).version()
+            if int(version) > newest:
+                message = f"{uri} has no version {version}; the newest is {newest}"
+                raise DatasetNotFound(message) from error
         raise DatasetNotFound(f"{uri}: {error}") from error
     features = set(table.protocol().reader_features or ())
     mode = table.metadata().configuration.get("delta.columnMapping.mode", "none")

@@ -1,7 +1,8 @@
 """Threads that don't keep a process from ending.
 
 Those of `concurrent.futures` are joined before anything else at interpreter exit, so that a request
-that hangs would hold the process up; these are daemons, and whoever owns them closes them.
+that hangs would hold the process up; these are daemons, they end when there was nothing to do for a
+while, and whoever owns them closes them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import queue
 import threading
 from collections.abc import Callable
 
+_IDLE_SECONDS = 2.0
+
 
 class Workers:
     """Runs calls on at most so many threads; a call raises nothing."""
@@ -17,7 +20,7 @@ class Workers:
     def __init__(self, most: int, name: str) -> None:
         self._most, self._name = most, name
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads = list[threading.Thread]()
+        self._threads = set[threading.Thread]()
         self._lock = threading.Lock()
         self._idle = 0
         self._is_closed = False
@@ -31,7 +34,7 @@ class Workers:
             if self._idle < self._calls.qsize() and len(self._threads) < self._most:
                 name = f"{self._name}-{len(self._threads)}"
                 thread = threading.Thread(target=self._run, name=name, daemon=True)
-                self._threads.append(thread)
+                self._threads.add(thread)
                 thread.start()
 
     def end(self) -> None:
@@ -44,15 +47,31 @@ class Workers:
     def close(self) -> None:
         """End, and wait for it; twice does no harm."""
         self.end()
-        for thread in self._threads:
+        for thread in list(self._threads):
             thread.join()
 
     def _run(self) -> None:
         while True:
-            self._idle += 1
-            call = self._calls.get()
-            self._idle -= 1
+            call = self._next()
             if call is None:
                 return
             if not self._is_closed:
                 call()
+            del call  # while this waits for the next one it must not keep its owner alive
+
+    def _next(self) -> Callable[[], None] | None:
+        """The next call; None where this thread is to end."""
+        with self._lock:
+            self._idle += 1
+        while True:
+            try:
+                call = self._calls.get(timeout=_IDLE_SECONDS)
+            except queue.Empty:
+                call = None
+            with self._lock:
+                if call is None and not self._is_closed and not self._calls.empty():
+                    continue  # it came in between
+                self._idle -= 1
+                if call is None and not self._is_closed:
+                    self._threads.discard(threading.current_thread())
+                return call
