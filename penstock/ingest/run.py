@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -51,6 +51,7 @@ from penstock.ingest.read import (
     read_stretch,
 )
 from penstock.ingest.source import Source
+from penstock.ingest.spread import SpreadWriter
 from penstock.ingest.upstream import Upstream, UpstreamSource
 from penstock.lake import Lake
 from penstock.storage.sources import SourceFolder, without_credentials
@@ -64,10 +65,9 @@ log = logging.getLogger(__name__)
 TASK_BYTES = 16 << 20
 """Source bytes of small files that are read together."""
 _TASK_FILES = 4000
+_LINEAGE = ("_source_file", "_source_row", "_ingested_at", "_batch")
 _ATTEMPTS = 8
 _WORKERS = min(8, (os.cpu_count() or 1) + 1)
-_WRITERS = min(8, os.cpu_count() or 1)
-"""Parquet files of one large file that are written at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,13 +501,6 @@ def _is_alone(source: Source, file: PlannedFile) -> bool:
     return isinstance(source, UpstreamSource) or file.size_bytes > SMALL_BYTES
 
 
-def _wait_for_one(written: list[Future[list[StagedFile]]]) -> None:
-    """Wait until fewer than `_WRITERS` are at it."""
-    left = [future for future in written if not future.done()]
-    if len(left) >= _WRITERS:
-        wait(left, return_when=FIRST_COMPLETED)
-
-
 class _Worker:
     """A thread's share of a batch: tasks taken one after the other, staged into its own files."""
 
@@ -572,28 +565,19 @@ class _Worker:
 
     def _large(self, file: PlannedFile) -> None:
         """A damaged file shows it only at its end, so its rows go into Parquet files of their own,
-        which are deleted then. Several are written at a time.
+        which are deleted then.
         """
-        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="penstock-write") as pool:
-            written: list[Future[list[StagedFile]]] = []
-            result: FileResult | None = None
+        result: FileResult | None = None
+        with SpreadWriter(self._stager_of, FILE_BYTES) as writer:
             try:
-                held = list[pa.Table]()
                 for found in self._read(file):
                     if isinstance(found, FileResult):
                         result = found
-                        continue
-                    held.append(found)
-                    if sum(table.nbytes for table in held) >= FILE_BYTES:
-                        _wait_for_one(written)
-                        written.append(pool.submit(self._write, held))
-                        held = []
-                written.append(pool.submit(self._write, held))
-                self.staged += [file for future in written for file in future.result()]
+                    else:
+                        writer.write(self._complete(found))
+                self.staged += writer.finish()
             except BaseException as error:
-                for future in written:
-                    if future.exception() is None:
-                        discard(self._lake, self._key, future.result())
+                discard(self._lake, self._key, writer.staged())
                 if not isinstance(error, UnreadableFile):
                     raise
                 result = failed(file, error)
@@ -609,23 +593,24 @@ class _Worker:
         self.results.append(result)
         self._reporter.read(result)
 
-    def _write(self, tables: list[pa.Table]) -> list[StagedFile]:
-        schema = self._schema_of(tables)
-        with Stager(self._lake, self._source.table, schema, file_bytes=1 << 62) as stager:
-            while tables:  # each is given up once it is written
-                stager.write(self._complete(tables.pop(0)))
-            return stager.finish()
+    def _stager_of(self, columns: pa.Schema) -> Stager:
+        schema = self._schema_of(columns)
+        # Of text as it came, bounds tell readers little, and take a fifth of the writing.
+        bounded = [
+            *_LINEAGE,
+            self._source.contract.column(self._source.contract.event_time).raw_name,
+        ]
+        return Stager(self._lake, self._source.table, schema, file_bytes=1 << 62, bounded=bounded)
 
     def _stager(self, table: pa.Table) -> Stager:
-        schema = self._schema_of([table])
+        schema = self._schema_of(table.schema)
         if schema not in self._shared:
             self._shared[schema] = Stager(self._lake, self._source.table, schema)
         return self._shared[schema]
 
-    def _schema_of(self, tables: Sequence[pa.Table]) -> pa.Schema:
+    def _schema_of(self, columns: pa.Schema) -> pa.Schema:
         """The bronze table's columns, and those that are new in these rows."""
-        named = dict.fromkeys(name for table in tables for name in table.column_names)
-        new = [name for name in named if name not in self._schema.names]
+        new = [name for name in columns.names if name not in self._schema.names]
         self.added.update(new)
         return _with_columns(self._schema, new)
 

@@ -8,7 +8,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -82,6 +82,7 @@ class Stager:
     partition: values of the partition columns, as strings, for every row written.
     file_bytes: after which a new file is begun, counted as Arrow holds them, or as stored.
     subfolder: of the table's folder, ending with a slash, in the place of a folder a partition.
+    bounded: columns whose nulls, minimum and maximum are kept; by default all.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Stager:
         file_bytes: int = FILE_BYTES,
         counts_stored: bool = False,
         subfolder: str = "",
+        bounded: Sequence[str] | None = None,
     ) -> None:
         self._lake, self.folder = lake, table_key(name)
         self._partition = dict(partition or {})
@@ -102,6 +104,7 @@ class Stager:
             [f.with_type(_NAMED) if f.name == SOURCE_FILE else f for f in self._schema]
         )
         self._subfolder = subfolder
+        self._bounded = None if bounded is None else list(bounded)
         self._file_bytes, self._counts_stored = file_bytes, counts_stored
         self._files: list[StagedFile] = []
         self._id = uuid.uuid4().hex
@@ -135,7 +138,9 @@ class Stager:
             if self._open is None:
                 name = f"part-{self._id}-{len(self._files):04d}.parquet"
                 path = f"{self._subfolder or _hive(self._partition)}{name}"
-                self._open = _OpenFile(self._lake, self.folder, path, self._cast, self._partition)
+                self._open = _OpenFile(
+                    self._lake, self.folder, path, self._cast, self._partition, self._bounded
+                )
             self._open.write(piece)
             self.rows += piece.num_rows
 
@@ -189,6 +194,7 @@ class _OpenFile:
         path: str,
         schema: pa.Schema,
         partition: Mapping[str, str | None],
+        bounded: list[str] | None,
     ) -> None:
         self._path = path
         self._partition = partition
@@ -196,6 +202,7 @@ class _OpenFile:
         self._sink = self._objects.open_writer(self._key)
         # To try a dictionary on numbers takes as long as all else, and zstd packs them as well.
         texts: Any = [field.name for field in schema if _is_text(field.type)]
+        kept: Any = True if bounded is None else bounded
         self._metadata: list[Any] = []
         self._schema = schema
         self._writer = pq.ParquetWriter(
@@ -204,6 +211,7 @@ class _OpenFile:
             compression="zstd",
             use_dictionary=texts,
             store_schema=False,  # what is a dictionary here is text to readers
+            write_statistics=kept,
             metadata_collector=self._metadata,
         )
         self.written_bytes = 0
