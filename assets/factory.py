@@ -9,7 +9,9 @@ feature and label tables have a partition a day, and one run does any range of t
 
 # No `from __future__ import annotations` here: Dagster reads the annotations as types.
 
+import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -233,8 +235,19 @@ def _check(run: Validation, result: Result) -> dg.AssetCheckResult:
             "rows that break it": result.broken,
             "mostly": expectation.mostly,
             "severity": expectation.severity,
+            **_found(result),
         },
     )
+
+
+def _found(result: Result) -> dict[str, Any]:
+    """What a column came to, or some of the values that break the expectation."""
+    if result.holds is not None and not result.looked_at:
+        return {"observed": json.dumps(result.to_json()["result"]["observed_value"])}
+    counts = Counter(str(value) for value in result.examples)
+    if not counts:
+        return {}
+    return {"examples": dg.MetadataValue.md(counts_markdown(counts, "value"))}
 
 
 def _reasons(reasons: dict[str, int]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import xxhash
 
-from penstock.contracts.expectations import Expectation, expect_column_values_to_not_be_null
+from penstock.contracts.expectation import Expectation
+from penstock.contracts.expectations import expect_column_values_to_not_be_null
 from penstock.errors import ContractError
 from penstock.lake import checked_name
 

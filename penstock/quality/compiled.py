@@ -1,18 +1,28 @@
-"""Expectations as polars expressions: for each row, whether it breaks one."""
+"""Expectations about rows as polars expressions: for each row, whether it breaks one.
+
+Missing is null here; whoever holds rows in which NaN is missing too makes it null first.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
-from functools import reduce
-from operator import and_
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from functools import partial, reduce
+from itertools import combinations
+from operator import and_, or_
+from typing import Any
 
 import polars as pl
 
 from penstock.contracts import Expectation
-from penstock.errors import ContractError
+from penstock.errors import ContractError, MissingExtra
 
 SOURCE_FILE = "_source_file"
 UNIQUE = "expect_compound_columns_to_be_unique"
+_ABOUT_NULLS = {"expect_column_values_to_not_be_null", "expect_column_values_to_be_null"}
 
 
 def broken(expectation: Expectation) -> pl.Expr:
@@ -22,68 +32,290 @@ def broken(expectation: Expectation) -> pl.Expr:
 
     Raises
     ------
-    ContractError: the type is not one that compiles.
+    ContractError: the type is not one that compiles to a row's own expression.
     """
-    breaks = _breaks(expectation) & looked_at(expectation)
-    return breaks.fill_null(value=False)
+    # What can't be compared holds in one column, which says nothing of it, and not in several.
+    breaks = _breaks(expectation).fill_null(value=expectation.kind != "row")
+    return breaks & looked_at(expectation)
+
+
+def considered(expectation: Expectation) -> pl.Expr:
+    """True where the row condition picks a row, whether or not values are missing."""
+    if not expectation.row_condition:
+        return pl.lit(value=True)
+    return pl.sql_expr(expectation.row_condition).fill_null(value=False)
 
 
 def looked_at(expectation: Expectation) -> pl.Expr:
-    """True where the expectation says anything of a row at all."""
-    looked = pl.lit(value=True)
-    if expectation.row_condition:
-        looked = pl.sql_expr(expectation.row_condition).fill_null(value=False)
-    if expectation.type in _NULLS_COUNT:
-        return looked
-    return reduce(and_, (pl.col(name).is_not_null() for name in expectation.columns), looked)
+    """True where the expectation says anything of a row at all; never null."""
+    picked = considered(expectation)
+    if expectation.type in _ABOUT_NULLS or expectation.type == UNIQUE:
+        return picked
+    there = [pl.col(name).is_not_null() for name in expectation.columns]
+    if len(there) == 1 or expectation.ignores == "any_value_is_missing":
+        return reduce(and_, there, picked)
+    return picked if expectation.ignores == "never" else picked & reduce(or_, there)
 
 
 def _breaks(expectation: Expectation) -> pl.Expr:
-    value = pl.col(expectation.columns[0])
-    arguments = expectation.arguments
-    match expectation.type:
-        case "expect_column_values_to_not_be_null":
-            return value.is_null()
-        case "expect_column_values_to_be_between":
-            return _outside(
-                value,
-                arguments["min_value"],
-                arguments["max_value"],
-                strict_min=arguments.get("strict_min", False),
-                strict_max=arguments.get("strict_max", False),
-            )
-        case "expect_column_values_to_be_in_set":
-            return ~value.is_in(arguments["value_set"])
-        case "expect_column_values_to_not_be_in_set":
-            return value.is_in(arguments["value_set"])
-        case "expect_column_values_to_match_regex":
-            return ~value.str.contains(arguments["regex"])
-        case "expect_column_value_lengths_to_be_between":
-            length = value.str.len_chars()
-            return _outside(length, arguments["min_value"], arguments["max_value"])
-        case "expect_column_pair_values_a_to_be_greater_than_b":
-            other = pl.col(expectation.columns[1])
-            return value < other if arguments["or_equal"] else value <= other
-        case "expect_compound_columns_to_be_unique":
-            return pl.lit(value=True)  # of the rows that `Repeats` marks
-        case _:
-            raise ContractError(f"{expectation.type} is not known; see docs/contracts.md")
+    compiled = _COMPILED.get(expectation.type)
+    if compiled is None:
+        raise ContractError(f"{expectation.type} is not known; see docs/contracts.md")
+    return compiled([pl.col(name) for name in expectation.columns], expectation.arguments)
 
 
-_NULLS_COUNT = {"expect_column_values_to_not_be_null", UNIQUE}
+_Columns = Sequence[pl.Expr]
+_Arguments = Mapping[str, Any]
 
 
-def _outside(
-    value: pl.Expr,
-    low: float | datetime | None,
-    high: float | datetime | None,
-    *,
-    strict_min: bool = False,
-    strict_max: bool = False,
-) -> pl.Expr:
-    outside = pl.lit(value=False)
+def _between(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    return outside(columns[0], arguments)
+
+
+def _lengths(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    return outside(columns[0].str.len_chars(), arguments)
+
+
+def outside(value: pl.Expr, arguments: _Arguments) -> pl.Expr:
+    """Whether a value lies outside of `min_value` and `max_value`."""
+    low, high = arguments.get("min_value"), arguments.get("max_value")
+    out = pl.lit(value=False)
     if low is not None:
-        outside = outside | (value <= low if strict_min else value < low)
+        out = out | (value <= low if arguments.get("strict_min") else value < low)
     if high is not None:
-        outside = outside | (value >= high if strict_max else value > high)
-    return outside
+        out = out | (value >= high if arguments.get("strict_max") else value > high)
+    return out
+
+
+def _in_set(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    return columns[0].is_in(arguments["value_set"])
+
+
+def _pair_in_set(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    a, b = columns
+    pairs = arguments["value_pairs_set"]
+    return reduce(or_, (a.eq_missing(pl.lit(x)) & b.eq_missing(pl.lit(y)) for x, y in pairs))
+
+
+def _greater(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    a, b = columns
+    return a < b if arguments.get("or_equal") else a <= b
+
+
+def _found(text: pl.Expr, patterns: Sequence[str], match_on: str = "any") -> pl.Expr:
+    return reduce(and_ if match_on == "all" else or_, (text.str.contains(p) for p in patterns))
+
+
+def _regex(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    return _found(columns[0], [arguments["regex"]])
+
+
+def _regexes(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    return _found(columns[0], arguments["regex_list"], arguments.get("match_on", "any"))
+
+
+def _like(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    return _found(columns[0], [_from_like(arguments["like_pattern"])])
+
+
+def _likes(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    patterns = [_from_like(pattern) for pattern in arguments["like_pattern_list"]]
+    return _found(columns[0], patterns, arguments.get("match_on", "any"))
+
+
+def _from_like(pattern: str) -> str:
+    """An SQL pattern as a regular expression."""
+    parts = (re.escape(c) if c not in "%_" else ".*" if c == "%" else "." for c in pattern)
+    return f"(?s)^{''.join(parts)}$"
+
+
+def _sums(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    return pl.sum_horizontal(*columns, ignore_nulls=False) == arguments["sum_total"]
+
+
+def _all_equal(columns: _Columns, _: _Arguments) -> pl.Expr:
+    first, *others = columns
+    return reduce(and_, (first.eq_missing(other) for other in others), pl.lit(value=True))
+
+
+def _any_equal(columns: _Columns, _: _Arguments) -> pl.Expr:
+    pairs = combinations(columns, 2)
+    return reduce(or_, (a.eq_missing(b) for a, b in pairs), pl.lit(value=False))
+
+
+def _by_distinct(is_so: Callable[[str], bool], text: pl.Expr) -> pl.Expr:
+    """What a Python function says of each text, asked once for each distinct one."""
+    ask = partial(_asked, is_so)
+    return text.map_batches(ask, return_dtype=pl.Boolean, is_elementwise=True)
+
+
+def _asked(is_so: Callable[[str], bool], series: pl.Series) -> pl.Series:
+    distinct = series.drop_nulls().unique()
+    said = pl.Series([is_so(each) for each in distinct], dtype=pl.Boolean)
+    return series.replace_strict(distinct, said, default=None, return_dtype=pl.Boolean)
+
+
+def _is_time(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    """By polars where it takes the text, and by Python's strptime, the judge, where it doesn't."""
+    form = arguments["strftime_format"]
+
+    def ask(series: pl.Series) -> pl.Series:
+        try:
+            parsed = series.str.to_datetime(form, strict=False, time_unit="us")
+        except pl.exceptions.PolarsError:  # a format without a date, or unknown to it
+            return _asked(partial(_has_format, form), series)
+        rows = (series.is_not_null() & parsed.is_null()).arg_true()
+        said = parsed.is_not_null()
+        if not len(rows):
+            return said
+        return said.scatter(rows, _asked(partial(_has_format, form), series.gather(rows)))
+
+    return columns[0].map_batches(ask, return_dtype=pl.Boolean, is_elementwise=True)
+
+
+def _has_format(form: str, text: str) -> bool:
+    try:
+        datetime.strptime(text, form)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_date(columns: _Columns, _: _Arguments) -> pl.Expr:
+    try:
+        parser = importlib.import_module("dateutil.parser")
+    except ImportError as error:
+        raise MissingExtra("python-dateutil", "quality") from error
+
+    def is_so(text: str) -> bool:
+        try:
+            parser.parse(text)
+        except (ValueError, OverflowError):
+            return False
+        return True
+
+    return _by_distinct(is_so, columns[0])
+
+
+def _is_json(columns: _Columns, _: _Arguments) -> pl.Expr:
+    return _by_distinct(lambda text: _loaded(text)[0], columns[0])
+
+
+def _loaded(text: str) -> tuple[bool, Any]:
+    try:
+        return True, json.loads(text)
+    except ValueError:
+        return False, None
+
+
+def _has_schema(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+    try:
+        jsonschema = importlib.import_module("jsonschema")
+    except ImportError as error:
+        raise MissingExtra("jsonschema", "quality") from error
+    schema = arguments["json_schema"]
+    validator = jsonschema.validators.validator_for(schema)(schema)
+
+    def is_so(text: str) -> bool:
+        is_json, value = _loaded(text)
+        return is_json and validator.is_valid(value)
+
+    return _by_distinct(is_so, columns[0])
+
+
+def _not(
+    holds: Callable[[_Columns, _Arguments], pl.Expr],
+) -> Callable[[_Columns, _Arguments], pl.Expr]:
+    def breaks(columns: _Columns, arguments: _Arguments) -> pl.Expr:
+        return ~holds(columns, arguments)
+
+    return breaks
+
+
+_COMPILED: dict[str, Callable[[_Columns, _Arguments], pl.Expr]] = {
+    "expect_column_values_to_not_be_null": lambda columns, _: columns[0].is_null(),
+    "expect_column_values_to_be_null": lambda columns, _: columns[0].is_not_null(),
+    "expect_column_values_to_be_between": _between,
+    "expect_column_values_to_be_in_set": _not(_in_set),
+    "expect_column_values_to_not_be_in_set": _in_set,
+    "expect_column_values_to_match_regex": _not(_regex),
+    "expect_column_values_to_not_match_regex": _regex,
+    "expect_column_values_to_match_regex_list": _not(_regexes),
+    "expect_column_values_to_not_match_regex_list": _regexes,
+    "expect_column_values_to_match_like_pattern": _not(_like),
+    "expect_column_values_to_not_match_like_pattern": _like,
+    "expect_column_values_to_match_like_pattern_list": _not(_likes),
+    "expect_column_values_to_not_match_like_pattern_list": _likes,
+    "expect_column_values_to_match_strftime_format": _not(_is_time),
+    "expect_column_values_to_be_dateutil_parseable": _not(_is_date),
+    "expect_column_values_to_be_json_parseable": _not(_is_json),
+    "expect_column_values_to_match_json_schema": _not(_has_schema),
+    "expect_column_value_lengths_to_be_between": _lengths,
+    "expect_column_value_lengths_to_equal": lambda columns, arguments: (
+        columns[0].str.len_chars() != arguments["value"]
+    ),
+    "expect_column_pair_values_a_to_be_greater_than_b": _greater,
+    "expect_column_pair_values_to_be_equal": lambda columns, _: columns[0] != columns[1],
+    "expect_column_pair_values_to_be_in_set": _not(_pair_in_set),
+    "expect_compound_columns_to_be_unique": lambda _, __: pl.lit(value=True),
+    "expect_multicolumn_sum_to_equal": _not(_sums),
+    "expect_multicolumn_values_to_be_equal": _not(_all_equal),
+    "expect_multicolumn_values_to_be_unique": _any_equal,
+    "expect_select_column_values_to_be_unique_within_record": _any_equal,
+}
+"""`expect_compound_columns_to_be_unique`: of the rows that are marked as repeated elsewhere."""
+
+_OF_VALUES = {
+    "expect_column_values_to_be_between",
+    "expect_column_min_to_be_between",
+    "expect_column_max_to_be_between",
+}
+_TEXT_ONLY = ("regex", "like_pattern", "strftime", "dateutil", "json", "value_lengths")
+
+
+def check_columns(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> None:
+    """That the columns are there, and of a type that the expectation can be asked of.
+
+    Raises
+    ------
+    ContractError: which column, and what to do.
+    """
+    name = expectation.name
+    if expectation.kind == "table":
+        return
+    if missing := [column for column in expectation.columns if column not in schema]:
+        known = ", ".join(schema)[:1000]
+        raise ContractError(f"{name}: no column {', '.join(missing)}; there are {known}")
+    for column in expectation.columns:
+        kind, values = schema[column], _compared(expectation)
+        if any(word in expectation.type for word in _TEXT_ONLY) and kind != pl.String:
+            raise ContractError(f"{name}: column {column} is {kind}, not text; cast it first")
+        if expectation.kind in ("row", "column") and not _compares(kind, values):
+            raise ContractError(
+                f"{name}: column {column} is {kind}, which {values[0]!r} can't be compared with"
+            )
+
+
+def _compared(expectation: Expectation) -> list[Any]:
+    """What the values themselves are held against."""
+    arguments = expectation.arguments
+    if expectation.type in _OF_VALUES:
+        found = [arguments.get("min_value"), arguments.get("max_value")]
+    else:
+        found = [*arguments.get("value_set", ())]
+    return [value for value in found if value is not None]
+
+
+def _compares(kind: pl.DataType, values: list[Any]) -> bool:
+    if not values:
+        return True
+    value = values[0]
+    if isinstance(value, str):
+        return isinstance(kind, pl.String | pl.Categorical | pl.Enum)
+    if isinstance(value, bool):
+        return kind == pl.Boolean
+    if isinstance(value, int | float):
+        return kind.is_numeric()
+    if isinstance(value, date):
+        return kind.is_temporal()
+    return True

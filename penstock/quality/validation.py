@@ -24,9 +24,11 @@ from penstock.ingest.ledger import mend_ledger, read_ledger
 from penstock.ingest.source import Source
 from penstock.lake import Lake
 from penstock.quality.cast import typed, uncast
-from penstock.quality.compiled import UNIQUE, broken, looked_at
+from penstock.quality.checking import checked
+from penstock.quality.columns import judged
+from penstock.quality.compiled import UNIQUE, broken, considered, looked_at
 from penstock.quality.repeats import Repeats
-from penstock.quality.results import Result
+from penstock.quality.results import EXAMPLES, MASK, Result, add_examples, explain
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
 from penstock.tables.rewrite import changes_without, origin, rewrite_without
 from penstock.tables.staging import discard
@@ -40,7 +42,6 @@ PASS_ROWS = 100_000
 _PASS_BYTES = 64 << 20
 """As stored, that are evaluated at once where rows hold the bytes of files."""
 _PROVENANCE = ("_source_file", "_source_row", "_ingested_at", "_batch")
-_MASK = "•••"
 _REASON = {"expectation": pl.String, "column": pl.String, "observed": pl.String}
 _LEDGER = pa.schema(
     [
@@ -155,6 +156,7 @@ class _Batch:
             for expectation in self.contract.all_expectations
             if expectation.type == UNIQUE
         }
+        self.personal = {c.name for c in self.contract.columns if c.personal}
         self.reasons: dict[str, int] = {}
         self.accepted: dict[str, int] = {}
         self.rejected: dict[str, int] = {}
@@ -178,10 +180,12 @@ class _Batch:
                 if written is not None:
                     written.result()
             self._check(good.rows, bad.rows)
+            good_files = good.finish()
+            self._check_columns(good_files)
             replaced = self.files.filter(pl.col("replaces"))["file"].to_list()
             rejects_out, rejects_gone = rewrite_without(rejects, "_source_file", replaced)
             table_out, table_gone = rewrite_without(table, "_source_file", replaced)
-            good_files, bad_files = good.finish(), bad.finish()
+            bad_files = bad.finish()
             changes = changes_without(table, "_source_file", replaced, table_gone, good_files)
         note = {
             "rows_accepted": good.rows,
@@ -241,6 +245,10 @@ class _Batch:
                 (looked_at(rule.expectation) & is_whole).alias(f"looked:{rule.expectation.name}")
                 for rule in rules
             ),
+            *(
+                (considered(rule.expectation) & is_whole).alias(f"all:{rule.expectation.name}")
+                for rule in rules
+            ),
         ]
         marked = frame.with_columns(*marks)
         repeats = [self.repeats[rule].mark(frame).alias(f"repeat:{rule}") for rule in self.repeats]
@@ -249,8 +257,12 @@ class _Batch:
             for rule in self.repeats
         )
         for rule in rules:
+            rule.elements += int(marked[f"all:{rule.expectation.name}"].sum())
             rule.looked_at += int(marked[f"looked:{rule.expectation.name}"].sum())
-            rule.broken += int(marked[f"broken:{rule.expectation.name}"].sum())
+            count = int(marked[f"broken:{rule.expectation.name}"].sum())
+            rule.broken += count
+            if count:
+                add_examples(rule, marked, f"broken:{rule.expectation.name}", self.personal)
         ways = self._ways(rules)
         is_rejected = pl.any_horizontal(*(when for when, _ in ways))
         accepted = marked.filter(~is_rejected)
@@ -273,7 +285,7 @@ class _Batch:
             name, kind = column.name, column.kind
             if kind == "binary":
                 continue  # bytes are bytes
-            value = pl.lit(_MASK) if column.personal else _raw(name)
+            value = pl.lit(MASK) if column.personal else _raw(name)
             ways.append((pl.col(f"uncast:{name}"), _reason(f"{name}_is_{kind}", name, value)))
         for rule in rules:
             expectation = rule.expectation
@@ -290,7 +302,7 @@ class _Batch:
         column = self.contract.column(name)
         if column.kind == "binary":
             return pl.format("{} bytes", pl.col(name).bin.size())
-        return pl.lit(_MASK) if column.personal else pl.col(name).cast(pl.String)
+        return pl.lit(MASK) if column.personal else pl.col(name).cast(pl.String)
 
     def _check(self, accepted: int, rejected: int) -> None:
         """That the rows add up, and that nothing forbids the commit."""
@@ -311,17 +323,36 @@ class _Batch:
                     "keep the lake as it is and report it"
                 )
         for result in self.results:
-            if not result.expectation.is_about_rows:
-                low, high = (result.expectation.arguments[k] for k in ("min_value", "max_value"))
-                result.looked_at += 1
-                is_outside = (low is not None and read < low) or (high is not None and read > high)
-                result.broken += int(is_outside)
-            if result.expectation.severity == "fail" and not result.success:
-                raise ContractError(
-                    f"{where}: {result.broken:,} of {result.looked_at:,} rows break "
-                    f"{result.expectation.describe()}, which may not commit (severity fail). "
-                    "Mend the source files and run again"
-                )
+            if result.expectation.type.startswith("expect_table_row_count"):
+                judged(result, {}, {}, read)
+            self._refuse(result)
+
+    def _check_columns(self, files: list[StagedFile]) -> None:
+        """What columns come to, over the rows that were accepted."""
+        places = [n for n, r in enumerate(self.results) if r.holds is None and not _by_row(r)]
+        if not places:
+            return
+        table, lake = self.contract.table, self.lake
+        paths = [f"{lake.table_uri(table)}/{file.path}" for file in files]
+        empty = pl.DataFrame(pl.from_arrow(self.contract.arrow_schema().empty_table())).lazy()
+        options: Any = lake.storage_options or None
+        rows = pl.scan_parquet(paths, storage_options=options, glob=False) if paths else empty
+        wanted = [self.results[n].expectation for n in places]
+        names = [column.name for column in self.contract.columns]
+        _, results, _ = checked(rows.select(names), wanted, personal=self.personal)
+        for place, result in zip(places, results, strict=True):
+            self.results[place] = result
+            self._refuse(result)
+
+    def _refuse(self, result: Result) -> None:
+        """Raise `ContractError` where what was found may not commit."""
+        if result.expectation.severity != "fail" or result.success:
+            return
+        where = f"{self.contract.table}: batch {self.transaction.number}"
+        raise ContractError(
+            f"{where}: {explain(self.contract.table, result)}, which may not commit (severity "
+            "fail). Mend the source files and run again"
+        )
 
     def _stage_ledger(self) -> list[StagedFile]:
         now = datetime.now(UTC)
@@ -362,8 +393,13 @@ class _Batch:
         for reason, count in self.reasons.items():
             run.reasons[reason] = run.reasons.get(reason, 0) + count
         for total, result in zip(run.results, self.results, strict=True):
+            total.elements += result.elements
             total.looked_at += result.looked_at
             total.broken += result.broken
+            total.examples = [*total.examples, *result.examples][:EXAMPLES]
+            if result.holds is not None:
+                total.observed = result.observed
+                total.holds = result.holds and total.holds is not False
         log.info("%s batch %d: %d accepted, %d rejected", run.table, number, accepted, rejected)
 
 
@@ -431,6 +467,10 @@ def _with_reasons(rejected: pl.DataFrame, ways: list[tuple[pl.Expr, pl.Expr]]) -
     lists = pl.concat(reasons).sort("_row", maintain_order=True)
     lists = lists.group_by("_row", maintain_order=True).agg("_reasons")
     return rejected.with_columns(lists["_reasons"])
+
+
+def _by_row(result: Result) -> bool:
+    return result.expectation.is_about_rows
 
 
 def _raw(name: str) -> pl.Expr:

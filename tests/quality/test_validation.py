@@ -273,6 +273,11 @@ def test_results_are_kept_in_the_shape_of_great_expectations(shop: Shop) -> None
         "element_count": 2,
         "unexpected_count": 1,
         "unexpected_percent": 50.0,
+        "partial_unexpected_list": [0],
+        "missing_count": 0,
+        "missing_percent": 0.0,
+        "unexpected_percent_total": 50.0,
+        "unexpected_percent_nonmissing": 50.0,
     }
 
 

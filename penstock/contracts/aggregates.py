@@ -1,0 +1,395 @@
+"""Expectations about whole columns and tables, under Great Expectations' names and arguments.
+
+They look at all rows of what is checked (of a contract: the accepted rows of a batch), and reject
+none: their severity is `warn`, the default, or `fail`. Missing values (null, NaN) are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, Literal, Unpack
+
+from penstock.contracts.expectation import Expectation, Options, listed
+from penstock.errors import ContractError
+
+Bound = float | date | datetime | str
+
+
+def expect_column_min_to_be_between(
+    column: str,
+    min_value: Bound | None = None,
+    max_value: Bound | None = None,
+    *,
+    strict_min: bool = False,
+    strict_max: bool = False,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The least value lies in the range."""
+    return _about(
+        "expect_column_min_to_be_between",
+        (column,),
+        _bounds(min_value, max_value, strict_min, strict_max),
+        options,
+    )
+
+
+def expect_column_max_to_be_between(
+    column: str,
+    min_value: Bound | None = None,
+    max_value: Bound | None = None,
+    *,
+    strict_min: bool = False,
+    strict_max: bool = False,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The greatest value lies in the range."""
+    return _about(
+        "expect_column_max_to_be_between",
+        (column,),
+        _bounds(min_value, max_value, strict_min, strict_max),
+        options,
+    )
+
+
+def expect_column_mean_to_be_between(
+    column: str,
+    min_value: float | None = None,
+    max_value: float | None = None,
+    *,
+    strict_min: bool = False,
+    strict_max: bool = False,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The mean lies in the range."""
+    return _about(
+        "expect_column_mean_to_be_between",
+        (column,),
+        _bounds(min_value, max_value, strict_min, strict_max),
+        options,
+    )
+
+
+def expect_column_median_to_be_between(
+    column: str,
+    min_value: float | None = None,
+    max_value: float | None = None,
+    *,
+    strict_min: bool = False,
+    strict_max: bool = False,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The median lies in the range."""
+    return _about(
+        "expect_column_median_to_be_between",
+        (column,),
+        _bounds(min_value, max_value, strict_min, strict_max),
+        options,
+    )
+
+
+def expect_column_stdev_to_be_between(
+    column: str,
+    min_value: float | None = None,
+    max_value: float | None = None,
+    *,
+    strict_min: bool = False,
+    strict_max: bool = False,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The standard deviation (of a sample, n - 1) lies in the range."""
+    return _about(
+        "expect_column_stdev_to_be_between",
+        (column,),
+        _bounds(min_value, max_value, strict_min, strict_max),
+        options,
+    )
+
+
+def expect_column_sum_to_be_between(
+    column: str,
+    min_value: float | None = None,
+    max_value: float | None = None,
+    *,
+    strict_min: bool = False,
+    strict_max: bool = False,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The sum lies in the range."""
+    return _about(
+        "expect_column_sum_to_be_between",
+        (column,),
+        _bounds(min_value, max_value, strict_min, strict_max),
+        options,
+    )
+
+
+def expect_column_unique_value_count_to_be_between(
+    column: str,
+    min_value: int | None = None,
+    max_value: int | None = None,
+    *,
+    strict_min: bool = False,
+    strict_max: bool = False,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The number of different values lies in the range."""
+    return _about(
+        "expect_column_unique_value_count_to_be_between",
+        (column,),
+        _bounds(min_value, max_value, strict_min, strict_max),
+        options,
+    )
+
+
+def expect_column_proportion_of_unique_values_to_be_between(
+    column: str,
+    min_value: float | None = None,
+    max_value: float | None = None,
+    *,
+    strict_min: bool = False,
+    strict_max: bool = False,
+    **options: Unpack[Options],
+) -> Expectation:
+    """Different values over all values lie in the range."""
+    return _about(
+        "expect_column_proportion_of_unique_values_to_be_between",
+        (column,),
+        _bounds(min_value, max_value, strict_min, strict_max),
+        options,
+    )
+
+
+def expect_column_proportion_of_non_null_values_to_be_between(
+    column: str,
+    min_value: float | None = None,
+    max_value: float | None = None,
+    *,
+    strict_min: bool = False,
+    strict_max: bool = False,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The share of rows with a value lies in the range."""
+    return _about(
+        "expect_column_proportion_of_non_null_values_to_be_between",
+        (column,),
+        _bounds(min_value, max_value, strict_min, strict_max),
+        options,
+    )
+
+
+def expect_column_distinct_values_to_be_in_set(
+    column: str,
+    value_set: Sequence[Any],
+    **options: Unpack[Options],
+) -> Expectation:
+    """Every different value is one of the set."""
+    return _about(
+        "expect_column_distinct_values_to_be_in_set",
+        (column,),
+        {"value_set": listed(value_set)},
+        options,
+    )
+
+
+def expect_column_distinct_values_to_contain_set(
+    column: str,
+    value_set: Sequence[Any],
+    **options: Unpack[Options],
+) -> Expectation:
+    """Every value of the set is there."""
+    return _about(
+        "expect_column_distinct_values_to_contain_set",
+        (column,),
+        {"value_set": listed(value_set)},
+        options,
+    )
+
+
+def expect_column_distinct_values_to_equal_set(
+    column: str,
+    value_set: Sequence[Any],
+    **options: Unpack[Options],
+) -> Expectation:
+    """The different values are just those of the set."""
+    return _about(
+        "expect_column_distinct_values_to_equal_set",
+        (column,),
+        {"value_set": listed(value_set)},
+        options,
+    )
+
+
+def expect_column_most_common_value_to_be_in_set(
+    column: str,
+    value_set: Sequence[Any],
+    *,
+    ties_okay: bool = False,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The value that most rows have is one of the set."""
+    return _about(
+        "expect_column_most_common_value_to_be_in_set",
+        (column,),
+        {"value_set": listed(value_set), "ties_okay": ties_okay},
+        options,
+    )
+
+
+def expect_column_quantile_values_to_be_between(
+    column: str,
+    quantile_ranges: Mapping[str, Sequence[Any]],
+    **options: Unpack[Options],
+) -> Expectation:
+    """Each quantile lies in its range: `{"quantiles": [0.5], "value_ranges": [[1, 2]]}`.
+
+    A range's end may be None. A quantile is a value that is there, not one in between.
+    """
+    quantiles, ranges = (list(quantile_ranges[key]) for key in ("quantiles", "value_ranges"))
+    if len(quantiles) != len(ranges) or not all(0 <= q <= 1 for q in quantiles):
+        raise ContractError(
+            f"{column}: quantile_ranges needs a range for each quantile in [0, 1], got {quantiles} "
+            f"and {ranges}"
+        )
+    arguments = {"quantile_ranges": {"quantiles": quantiles, "value_ranges": ranges}}
+    kind = "expect_column_quantile_values_to_be_between"
+    return _about(kind, (column,), arguments, options)
+
+
+def expect_column_values_to_be_unique(
+    column: str, *, mostly: float = 1.0, **options: Unpack[Options]
+) -> Expectation:
+    """No two rows have the same value."""
+    return _about("expect_column_values_to_be_unique", (column,), {}, options, mostly)
+
+
+def expect_column_values_to_be_increasing(
+    column: str, *, strictly: bool = False, mostly: float = 1.0, **options: Unpack[Options]
+) -> Expectation:
+    """No value is less than the one before it; strictly: nor equal to it."""
+    kind, arguments = "expect_column_values_to_be_increasing", {"strictly": strictly}
+    return _about(kind, (column,), arguments, options, mostly)
+
+
+def expect_column_values_to_be_decreasing(
+    column: str, *, strictly: bool = False, mostly: float = 1.0, **options: Unpack[Options]
+) -> Expectation:
+    """No value is greater than the one before it; strictly: nor equal to it."""
+    kind, arguments = "expect_column_values_to_be_decreasing", {"strictly": strictly}
+    return _about(kind, (column,), arguments, options, mostly)
+
+
+def expect_column_value_z_scores_to_be_less_than(
+    column: str,
+    threshold: float,
+    *,
+    double_sided: bool = True,
+    mostly: float = 1.0,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The value is less than so many standard deviations above the mean; or below, double sided."""
+    kind = "expect_column_value_z_scores_to_be_less_than"
+    arguments = {"threshold": threshold, "double_sided": double_sided}
+    return _about(kind, (column,), arguments, options, mostly)
+
+
+def expect_column_values_to_not_be_outliers(
+    column: str,
+    *,
+    method: Literal["iqr", "std"] = "iqr",
+    multiplier: float = 1.5,
+    mostly: float = 1.0,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The value is within so many interquartile ranges of the quartiles, or deviations of the
+    mean.
+    """
+    kind = "expect_column_values_to_not_be_outliers"
+    arguments = {"method": method, "multiplier": multiplier}
+    return _about(kind, (column,), arguments, options, mostly)
+
+
+def expect_column_to_exist(
+    column: str, column_index: int | None = None, **options: Unpack[Options]
+) -> Expectation:
+    """The table has the column, at this place where one is given."""
+    arguments = {} if column_index is None else {"column_index": column_index}
+    return _about("expect_column_to_exist", (column,), arguments, options)
+
+
+def expect_column_type_to_be(column: str, type_: str, **options: Unpack[Options]) -> Expectation:
+    """The column has a type, by polars' name (`Int64`), Arrow's (`int64`) or Python's (`int`)."""
+    return _about("expect_column_type_to_be", (column,), {"type_": type_}, options)
+
+
+def expect_column_values_to_be_of_type(
+    column: str, type_: str, **options: Unpack[Options]
+) -> Expectation:
+    """As `expect_column_type_to_be`: all values of a column are of one type here."""
+    return _about("expect_column_values_to_be_of_type", (column,), {"type_": type_}, options)
+
+
+def expect_column_values_to_be_in_type_list(
+    column: str, type_list: Sequence[str], **options: Unpack[Options]
+) -> Expectation:
+    """The column has one of the types."""
+    kind = "expect_column_values_to_be_in_type_list"
+    return _about(kind, (column,), {"type_list": listed(type_list)}, options)
+
+
+def expect_table_row_count_to_be_between(
+    min_value: int | None = None, max_value: int | None = None, **options: Unpack[Options]
+) -> Expectation:
+    """There are so many rows, both ends included; in a contract, in a batch."""
+    arguments = {"min_value": min_value, "max_value": max_value}
+    return _about("expect_table_row_count_to_be_between", (), arguments, options)
+
+
+def expect_table_row_count_to_equal(value: int, **options: Unpack[Options]) -> Expectation:
+    """There are just so many rows."""
+    return _about("expect_table_row_count_to_equal", (), {"value": value}, options)
+
+
+def expect_table_column_count_to_be_between(
+    min_value: int | None = None, max_value: int | None = None, **options: Unpack[Options]
+) -> Expectation:
+    """There are so many columns, both ends included."""
+    arguments = {"min_value": min_value, "max_value": max_value}
+    return _about("expect_table_column_count_to_be_between", (), arguments, options)
+
+
+def expect_table_column_count_to_equal(value: int, **options: Unpack[Options]) -> Expectation:
+    """There are just so many columns."""
+    return _about("expect_table_column_count_to_equal", (), {"value": value}, options)
+
+
+def expect_table_columns_to_match_ordered_list(
+    column_list: Sequence[str], **options: Unpack[Options]
+) -> Expectation:
+    """The columns are these, in this order."""
+    arguments = {"column_list": list(column_list)}
+    return _about("expect_table_columns_to_match_ordered_list", (), arguments, options)
+
+
+def expect_table_columns_to_match_set(
+    column_set: Sequence[str], *, exact_match: bool = True, **options: Unpack[Options]
+) -> Expectation:
+    """The columns are these, in any order; with more of them where the match isn't exact."""
+    arguments = {"column_set": list(column_set), "exact_match": exact_match}
+    return _about("expect_table_columns_to_match_set", (), arguments, options)
+
+
+def _about(
+    kind: str,
+    columns: tuple[str, ...],
+    arguments: Mapping[str, Any],
+    options: Options,
+    mostly: float = 1.0,
+) -> Expectation:
+    return Expectation(kind, columns, arguments, options.get("severity", "warn"), mostly)
+
+
+def _bounds(low: Any, high: Any, strict_min: bool, strict_max: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"min_value": low, "max_value": high}
+    arguments |= {"strict_min": True} if strict_min else {}
+    return arguments | ({"strict_max": True} if strict_max else {})

@@ -1,0 +1,241 @@
+"""An expectation: one promise about rows, a column or a table, as a value.
+
+Names and arguments are Great Expectations', with a severity added: `reject` sends a row that breaks
+the promise to the rejects, `warn` lets it through and is reported, `fail` lets nothing of the batch
+commit. `mostly` is the share of the rows looked at that must hold for the check to pass (rows that
+break a `reject` are rejected either way); `row_condition` picks the rows looked at, here as an SQL
+expression over the table's columns.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict, cast, get_args
+
+from penstock.contracts.catalogue import KINDS, Kind
+from penstock.errors import ContractError
+
+Severity = Literal["reject", "warn", "fail"]
+IgnoreRow = Literal["any_value_is_missing", "all_values_are_missing", "never"]
+_SEVERITY_IN_GX: dict[Severity, str] = {"reject": "warning", "warn": "info", "fail": "critical"}
+_PREFIXES = (
+    "expect_select_column_",
+    "expect_column_pair_",
+    "expect_compound_columns_",
+    "expect_multicolumn_",
+    "expect_column_",
+    "expect_table_",
+)
+
+
+class RowOptions(TypedDict, total=False):
+    """What every expectation about rows takes."""
+
+    severity: Severity
+    mostly: float
+    row_condition: str | None
+
+
+class Options(TypedDict, total=False):
+    """What every expectation about a column or a table takes."""
+
+    severity: Literal["warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """One promise about rows, or about a batch as a whole.
+
+    Raises
+    ------
+    ContractError: the type is unknown, or an argument is none that it can have.
+    """
+
+    type: str
+    """Great Expectations' name, such as `expect_column_values_to_be_between`."""
+    columns: tuple[str, ...]
+    """The columns that it reads; empty for one about the whole table."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Great Expectations' arguments beside the columns."""
+    severity: Severity = "reject"
+    mostly: float = 1.0
+    row_condition: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.type not in KINDS:
+            from penstock.errors import did_you_mean
+
+            near = did_you_mean(self.type, KINDS)
+            raise ContractError(f"{self.type} is no expectation known here.{near}")
+        if self.severity not in get_args(Severity):
+            raise ContractError(f"{self.name}: severity is reject, warn or fail")
+        if self.severity == "reject" and not self.is_about_rows:
+            raise ContractError(
+                f"{self.name}: it says nothing of single rows, which could be rejected; its "
+                "severity is warn or fail"
+            )
+        if not 0 < self.mostly <= 1:
+            raise ContractError(f"{self.name}: mostly must lie in (0, 1], got {self.mostly}")
+        _check_arguments(self)
+
+    @property
+    def kind(self) -> Kind:
+        """What it is about: `row`, `pair`, `rows`, `column` or `table`."""
+        return KINDS[self.type]
+
+    @property
+    def name(self) -> str:
+        """Short and unique within a contract: the columns, then what is expected of them."""
+        what = self.type
+        for prefix in _PREFIXES:
+            if what.startswith(prefix):
+                what = what[len(prefix) :]
+                break
+        subject = "_".join(self.columns) if len(self.columns) < 3 else "row"
+        name = f"{subject}_{what}" if self.columns else self.type.removeprefix("expect_")
+        return f"{name}_if" if self.row_condition else name
+
+    @property
+    def is_about_rows(self) -> bool:
+        """Whether each row holds or breaks it by itself, or beside those of its file."""
+        return self.kind in ("row", "pair", "rows")
+
+    @property
+    def ignores(self) -> IgnoreRow:
+        """Which rows of several columns are not looked at."""
+        return cast("IgnoreRow", self.arguments.get("ignore_row_if", "any_value_is_missing"))
+
+    def describe(self) -> str:
+        """For a reader: the rule with its arguments."""
+        rule = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
+        condition = f" where {self.row_condition}" if self.row_condition else ""
+        return (
+            f"{self.type}({', '.join([*self.columns, rule] if rule else self.columns)}){condition}"
+        )
+
+    def to_gx(self) -> dict[str, Any]:
+        """As an entry of a Great Expectations suite (JSON)."""
+        match self.kind:
+            case "rows":
+                names: dict[str, Any] = {"column_list": list(self.columns)}
+            case "pair":
+                names = {"column_A": self.columns[0], "column_B": self.columns[1]}
+            case _:
+                names = {"column": self.columns[0]} if self.columns else {}
+        arguments = json.loads(json.dumps(dict(self.arguments), default=str))
+        kwargs = {**names, **arguments} | ({"mostly": self.mostly} if self.mostly < 1 else {})
+        meta = {"severity": self.severity, "row_condition": self.row_condition}
+        return {
+            "type": self.type,
+            "kwargs": kwargs,
+            "severity": _SEVERITY_IN_GX[self.severity],
+            "meta": {"penstock": meta},
+        }
+
+    @classmethod
+    def from_gx(cls, entry: Mapping[str, Any]) -> Expectation:
+        """From an entry of a Great Expectations suite (JSON), of any version since 0.18.
+
+        Raises
+        ------
+        ContractError: Penstock doesn't know its type, or it has a row condition of pandas or Spark.
+        """
+        kind = str(entry.get("type") or entry.get("expectation_type") or "")
+        arguments = dict(entry.get("kwargs") or {})
+        if kind not in KINDS:
+            raise ContractError(
+                f"{kind or 'an entry without a type'} can't be compiled; see docs/contracts.md"
+            )
+        said = (entry.get("meta") or {}).get("penstock") or {}
+        for unused in ("batch_id", "result_format", "catch_exceptions", "condition_parser"):
+            arguments.pop(unused, None)
+        if (condition := arguments.pop("row_condition", None)) is not None:
+            raise ContractError(
+                f"{kind}: its row_condition {condition!r} is not SQL; write it as Penstock's"
+            )
+        is_about_table = KINDS[kind] == "table"
+        columns = tuple(arguments.pop("column_list", ())) if not is_about_table else ()
+        for name in ("column", "column_A", "column_B"):
+            if (column := arguments.pop(name, None)) is not None:
+                columns = (*columns, column)
+        if kind == "expect_multicolumn_values_to_be_unique":
+            columns = tuple(dict.fromkeys(columns))
+        by_row = KINDS[kind] in ("row", "pair", "rows")
+        named = {text: name for name, text in _SEVERITY_IN_GX.items()}
+        default = "reject" if by_row else "warn"
+        severity: Any = said.get("severity") or named.get(str(entry.get("severity")), default)
+        severity = "warn" if severity == "reject" and not by_row else severity
+        return cls(
+            kind,
+            columns,
+            {key: value for key, value in arguments.items() if key != "mostly"},
+            severity,
+            float(arguments.get("mostly") or 1.0),
+            said.get("row_condition"),
+        )
+
+
+def listed(values: Any) -> Any:
+    """A list of values; one text stays what it is, to be refused, and is no list of letters."""
+    return values if isinstance(values, str) else list(values)
+
+
+def _check_arguments(expectation: Expectation) -> None:
+    arguments, name = expectation.arguments, expectation.name
+    for key in ("regex", "json_schema", "strftime_format", "like_pattern"):
+        if key in arguments and not arguments[key]:
+            raise ContractError(f"{name}: {key} is empty")
+    for key in ("value_set", "regex_list", "like_pattern_list", "type_list", "value_pairs_set"):
+        if key in arguments:
+            _check_set(name, key, arguments[key])
+    for regex in (*_one(arguments, "regex"), *arguments.get("regex_list", ())):
+        _check_regex(name, regex)
+    low, high = arguments.get("min_value"), arguments.get("max_value")
+    takes_bounds = "min_value" in arguments or "max_value" in arguments
+    if takes_bounds and low is None and high is None:
+        raise ContractError(f"{name} needs min_value, max_value or both")
+    for bound in (low, high):
+        if isinstance(bound, float) and bound != bound:
+            raise ContractError(f"{name}: NaN is no bound; nothing is less or more than it")
+    if low is not None and high is not None:
+        try:
+            is_empty = low > high
+        except TypeError as error:
+            raise ContractError(f"{name}: {low!r} and {high!r} are of two types") from error
+        if is_empty:
+            raise ContractError(f"{name}: min_value {low!r} is greater than max_value {high!r}")
+
+
+def _one(arguments: Mapping[str, Any], key: str) -> list[Any]:
+    return [arguments[key]] if key in arguments else []
+
+
+def _check_regex(name: str, regex: Any) -> None:
+    if not isinstance(regex, str):
+        raise ContractError(f"{name}: a regular expression is text, not {regex!r}")
+    try:
+        re.compile(regex)
+    except re.error as error:
+        raise ContractError(f"{name}: {regex!r} is no regular expression: {error}") from error
+    if re.search(r"\(\?<?[=!]|\\[1-9]", regex):
+        raise ContractError(
+            f"{name}: {regex!r} looks around or back, which can't be matched at the speed of a "
+            "scan; say it with two expectations, or with expect_column_values_to_not_match_regex"
+        )
+
+
+def _check_set(name: str, key: str, values: Any) -> None:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise ContractError(f"{name}: {key} is a list of at least one value, not {values!r}")
+    kinds = {
+        "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
+        for value in values
+        if value is not None
+    }
+    if len(kinds) > 1:
+        raise ContractError(
+            f"{name}: {key} has values of several types: {', '.join(map(repr, values[:5]))}"
+        )

@@ -1,0 +1,417 @@
+"""Expectations held against any table: a frame, a Parquet or CSV file, a Delta table.
+
+first scan   counts of every row expectation, and what columns come to, in one streaming pass
+(beside it: hashes for uniqueness, the order of values, batch by batch)
+second scan  only what breaks something: rejects with every reason, and examples
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+import pyarrow as pa
+
+from penstock.contracts import Contract, Expectation
+from penstock.errors import ContractError
+from penstock.quality.columns import ORDERED, REPEATED, judged, measures, second
+from penstock.quality.compiled import broken, check_columns, considered, looked_at
+from penstock.quality.passing import Hashes, Steps
+from penstock.quality.results import MASK, Result, add_examples
+from penstock.tables import Snapshot, Table
+
+Data = pl.DataFrame | pl.LazyFrame | pa.Table | Table | Snapshot | str | Path
+_BATCH_ROWS = 1 << 17
+
+
+@dataclass(slots=True)
+class Report:
+    """What a check came to."""
+
+    name: str
+    rows: int
+    results: list[Result]
+    rejected: int = 0
+    """Rows that break an expectation of severity `reject` or `fail`."""
+    checked_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def success(self) -> bool:
+        """Whether every expectation holds, but those of severity `warn`."""
+        return all(r.success for r in self.results if r.expectation.severity != "warn")
+
+    def to_json(self) -> dict[str, Any]:
+        """As Great Expectations' validation result of a suite."""
+        good = sum(result.success for result in self.results)
+        count = len(self.results)
+        statistics = {
+            "evaluated_expectations": count,
+            "successful_expectations": good,
+            "unsuccessful_expectations": count - good,
+            "success_percent": 100 * good / count if count else None,
+        }
+        return {
+            "success": good == count,
+            "suite_name": self.name,
+            "results": [result.to_json() for result in self.results],
+            "statistics": statistics,
+            "meta": {"rows": self.rows, "validation_time": self.checked_at.isoformat()},
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.rows:,} rows, {self.rejected:,} of them rejected"]
+        for result in self.results:
+            mark = "holds " if result.success else "BROKEN" if self._weighs(result) else "warns "
+            lines.append(f"  {mark} {result.expectation.describe()}{_came_to(result)}")
+        return "\n".join(lines)
+
+    @staticmethod
+    def _weighs(result: Result) -> bool:
+        return result.expectation.severity != "warn"
+
+
+def check(
+    data: Data,
+    expectations: Contract | Sequence[Expectation],
+    *,
+    rejects: str | Path | None = None,
+    name: str = "",
+) -> Report:
+    """Hold expectations against all rows of a table, as it is.
+
+    Parameters
+    ----------
+    data: a frame, an Arrow table, a table of the lake, or the path or URI of Parquet or CSV files
+        or of a Delta table. A CSV file's types are inferred. NaN counts as missing.
+    expectations: or a contract, whose columns are looked for by their names in the table.
+    rejects: a Parquet file to write the rows to that break an expectation of severity `reject` or
+        `fail`, with `_row` (from 0) and `_reasons`; it is complete or isn't there.
+
+    Raises
+    ------
+    ContractError: an expectation names a column that isn't there, or one whose type it can't be
+        asked of; nothing was read by then.
+    """
+    contract = expectations if isinstance(expectations, Contract) else None
+    wanted = contract.all_expectations if contract else cast("Sequence[Any]", expectations)
+    personal = {c.name for c in contract.columns if c.personal} if contract else set[str]()
+    path = None if rejects is None else Path(rejects)
+    rows, results, rejected = checked(_scanned(data), wanted, personal=personal, rejects=path)
+    return Report(name or _named(data, contract), rows, results, rejected)
+
+
+def checked(
+    frame: pl.LazyFrame,
+    expectations: Sequence[Expectation],
+    *,
+    personal: set[str],
+    rejects: Path | None = None,
+) -> tuple[int, list[Result], int]:
+    """Rows, what each expectation comes to over them, and how many are rejected; see `check`.
+
+    Parameters
+    ----------
+    personal: columns whose values are not shown.
+    """
+    schema = dict(frame.collect_schema())
+    for expectation in expectations:
+        check_columns(expectation, schema)
+    floats = [column for column, kind in schema.items() if kind.is_float()]
+    if floats:  # kept as they came too, for the rejects
+        frame = frame.with_columns(
+            *(pl.col(column).alias(f"raw:{column}") for column in floats), cs.float().fill_nan(None)
+        )
+    run = _Run(frame, schema, [Result(each) for each in expectations], personal)
+    run.count()
+    return run.rows, run.results, run.explain(rejects)
+
+
+class _Run:
+    """One check: its frame, and what was found so far."""
+
+    def __init__(
+        self,
+        frame: pl.LazyFrame,
+        schema: Mapping[str, pl.DataType],
+        results: list[Result],
+        personal: set[str],
+    ) -> None:
+        self.frame, self.schema, self.results, self.personal = frame, schema, results, personal
+        self.rows = 0
+        self.hashes: dict[int, np.ndarray[Any, Any]] = {}
+        self.hashed: dict[int, Hashes] = {}
+        self.breaks: dict[int, pl.Expr] = {}
+        """By result: which rows break it, where an expression says so."""
+
+    def count(self) -> None:
+        """The first scan, and what can only be asked once its sums are known."""
+        asked: dict[str, pl.Expr] = {"rows": pl.len()}
+        for number, result in enumerate(self.results):
+            expectation = result.expectation
+            for what, measure in measures(expectation).items():
+                asked[f"{number}:{what}"] = measure
+            if expectation.is_about_rows and expectation.type not in REPEATED:
+                self.breaks[number] = broken(expectation)
+                asked |= _counts(number, expectation, self.breaks[number])
+        values = self._collected(asked)
+        self.rows = int(values["rows"])
+        later: dict[str, pl.Expr] = {}
+        for number, result in enumerate(self.results):
+            expectation = result.expectation
+            own = {k.split(":", 1)[1]: v for k, v in values.items() if k.startswith(f"{number}:")}
+            if expectation.is_about_rows or expectation.type in (*ORDERED, *REPEATED):
+                _fill(result, own)
+                continue
+            breaks = second(expectation, own) if expectation.kind == "column" else None
+            if breaks is None:
+                judged(result, own, self.schema, self.rows)
+            else:
+                there = pl.col(expectation.columns[0]).is_not_null()
+                self.breaks[number] = breaks.fill_null(value=False) & there
+                later |= _counts(number, expectation, self.breaks[number])
+        if later:
+            values = self._collected(later)
+            for number, result in enumerate(self.results):
+                if f"{number}:broken" in later:
+                    own = {w: values[f"{number}:{w}"] for w in ("elements", "looked", "broken")}
+                    _fill(result, own)
+        self._carry_on()
+
+    def _collected(self, asked: Mapping[str, pl.Expr]) -> dict[str, Any]:
+        exprs = [expr.alias(name) for name, expr in asked.items()]
+        return self.frame.select(exprs).collect(engine="streaming").row(0, named=True)
+
+    def _carry_on(self) -> None:
+        """What needs one row after another: repeats, and order."""
+        steps: dict[int, Steps] = {}
+        for number, result in enumerate(self.results):
+            expectation = result.expectation
+            if expectation.type in ORDERED:
+                strictly = bool(expectation.arguments.get("strictly"))
+                way = ORDERED[expectation.type]
+                steps[number] = Steps(expectation.columns[0], way, strictly=strictly)
+            elif expectation.type in REPEATED:
+                self.hashed[number] = Hashes(expectation.columns)
+        if not steps and not self.hashed:
+            return
+        needed = dict.fromkeys(
+            c for n in (*steps, *self.hashed) for c in self.results[n].expectation.columns
+        )
+        conditions = {
+            n: looked_at(self.results[n].expectation)
+            if self.results[n].expectation.kind == "rows"
+            else pl.col(self.results[n].expectation.columns[0]).is_not_null()
+            for n in self.hashed
+        }
+        frame = self.frame.select(
+            *needed, *(pick.alias(f"{n}:looked") for n, pick in conditions.items())
+        )
+        counted = dict.fromkeys(self.hashed, 0)
+        for batch in _batches(frame):
+            for step in steps.values():
+                step.add(batch)
+            for number, hashes in self.hashed.items():
+                rows = batch.filter(pl.col(f"{number}:looked"))
+                counted[number] += rows.height
+                hashes.add(rows)
+        for number, step in steps.items():
+            result = self.results[number]
+            result.elements, result.looked_at, result.broken = self.rows, step.values, step.broken
+            result.examples = step.examples
+        for number, hashes in self.hashed.items():
+            with hashes:
+                self.hashes[number], broken_rows = hashes.repeated()
+            result = self.results[number]
+            result.elements, result.looked_at = self.rows, counted[number]
+            result.broken = broken_rows
+
+    def explain(self, path: Path | None) -> int:
+        """The second scan: examples, and the rejects; how many rows were rejected."""
+        blamed = [n for n, result in enumerate(self.results) if result.broken and self._can(n)]
+        rejecting = [n for n in blamed if self.results[n].expectation.severity != "warn"]
+        writer = None if path is None else _RejectsWriter(path, self.schema)
+        if not blamed:
+            if writer is not None:
+                writer.close()
+            return 0
+        marks = [self.breaks[n].alias(f"{n}:broken") for n in blamed if n in self.breaks]
+        frame = self.frame.with_row_index("_row").with_columns(marks)
+        if all(n in self.breaks for n in blamed):
+            frame = frame.filter(reduce(or_, (pl.col(f"{n}:broken") for n in blamed)))
+            if path is None:  # examples alone, and how many rows in all
+                needed = {c for n in blamed for c in self.results[n].expectation.columns}
+                names = [f"{n}:broken" for n in blamed]
+                frame = frame.select("_row", *needed, *names)
+        rejected = 0
+        try:
+            for batch in _batches(frame):
+                rows = self._with_repeats(batch, blamed)
+                self._show(rows, blamed)
+                if rejecting:
+                    bad = rows.filter(pl.any_horizontal(f"{n}:broken" for n in rejecting))
+                    rejected += bad.height
+                    if writer is not None and bad.height:
+                        writer.write(self._reasoned(bad, blamed))
+        except BaseException:
+            if writer is not None:
+                writer.abandon()
+            raise
+        if writer is not None:
+            writer.close()
+        return rejected
+
+    def _can(self, number: int) -> bool:
+        return number in self.breaks or number in self.hashes
+
+    def _with_repeats(self, batch: pl.DataFrame, blamed: list[int]) -> pl.DataFrame:
+        marks = list[pl.Series]()
+        for number in blamed:
+            if number not in self.hashes:
+                continue
+            expectation = self.results[number].expectation
+            is_found = np.isin(self.hashed[number].of(batch), self.hashes[number])
+            is_looked = looked_at(expectation)
+            if expectation.kind != "rows":
+                is_looked = pl.col(expectation.columns[0]).is_not_null()
+            looked = batch.select(is_looked.alias("looked")).to_series()
+            marks.append((pl.Series(is_found) & looked).alias(f"{number}:broken"))
+        return batch.with_columns(marks) if marks else batch
+
+    def _show(self, rows: pl.DataFrame, blamed: list[int]) -> None:
+        for number in blamed:
+            add_examples(self.results[number], rows, f"{number}:broken", self.personal)
+
+    def _reasoned(self, rows: pl.DataFrame, blamed: list[int]) -> pl.DataFrame:
+        reasons = list[pl.Expr]()
+        for number in blamed:
+            expectation = self.results[number].expectation
+            if expectation.severity == "warn":
+                continue
+            said = [
+                pl.lit(MASK) if c in self.personal else pl.col(c).cast(pl.String)
+                for c in expectation.columns[:3]
+            ]
+            reason = pl.struct(
+                pl.lit(expectation.name).alias("expectation"),
+                pl.lit(", ".join(expectation.columns)).alias("column"),
+                pl.concat_str(said, separator=", ", ignore_nulls=True).alias("observed"),
+            )
+            reasons.append(pl.when(pl.col(f"{number}:broken")).then(reason))
+        listed = pl.concat_list(reasons).list.drop_nulls().alias("_reasons")
+        raw = [
+            pl.col(f"raw:{column}").alias(column) if kind.is_float() else column
+            for column, kind in self.schema.items()
+        ]
+        return rows.select("_row", *raw, listed)
+
+
+class _RejectsWriter:
+    """A Parquet file that is there once it is whole."""
+
+    def __init__(self, path: Path, schema: Mapping[str, pl.DataType]) -> None:
+        import pyarrow.parquet as pq
+
+        if taken := sorted({"_row", "_reasons"} & set(schema)):
+            raise ContractError(f"{path}: rejects have columns {', '.join(taken)} of their own")
+        self._path, self._part = path, path.with_name(f"{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reason = pl.Struct(dict.fromkeys(("expectation", "column", "observed"), pl.String()))
+        empty = pl.DataFrame(schema={"_row": pl.UInt32, **schema, "_reasons": pl.List(reason)})
+        self._schema = empty.to_arrow().schema
+        self._writer = pq.ParquetWriter(self._part, self._schema, compression="zstd")
+
+    def write(self, rows: pl.DataFrame) -> None:
+        self._writer.write_table(rows.to_arrow().cast(self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+        self._part.replace(self._path)
+
+    def abandon(self) -> None:
+        self._writer.close()
+        self._part.unlink(missing_ok=True)
+
+
+def _counts(number: int, expectation: Expectation, breaks: pl.Expr) -> dict[str, pl.Expr]:
+    looked = pl.col(expectation.columns[0]).is_not_null()
+    if expectation.is_about_rows:
+        looked = looked_at(expectation)
+    picks = expectation.row_condition is not None
+    elements = considered(expectation).sum() if picks else pl.len()
+    looks_at_all = not picks and not looked.meta.root_names()  # a literal has a length of 1
+    return {
+        f"{number}:elements": elements,
+        f"{number}:looked": pl.len() if looks_at_all else looked.sum(),
+        f"{number}:broken": breaks.sum(),
+    }
+
+
+def _fill(result: Result, values: Mapping[str, Any]) -> None:
+    result.elements = int(values.get("elements") or 0)
+    result.looked_at = int(values.get("looked") or 0)
+    result.broken = int(values.get("broken") or 0)
+
+
+def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    return frame.collect_batches(
+        chunk_size=_BATCH_ROWS, maintain_order=True, lazy=False, engine="streaming"
+    )
+
+
+def _scanned(data: Data) -> pl.LazyFrame:
+    match data:
+        case pl.LazyFrame():
+            return data
+        case pl.DataFrame():
+            return data.lazy()
+        case pa.Table():
+            return pl.DataFrame(pl.from_arrow(data)).lazy()
+        case Table():
+            return data.snapshot().scan()
+        case Snapshot():
+            return data.scan()
+        case _:
+            return _opened(str(data))
+
+
+def _opened(uri: str) -> pl.LazyFrame:
+    path = Path(uri)
+    if uri.lower().endswith((".csv", ".csv.gz", ".tsv")):
+        separator = "\t" if uri.lower().endswith(".tsv") else ","
+        return pl.scan_csv(uri, separator=separator, infer_schema_length=10_000)
+    if uri.lower().endswith((".jsonl", ".ndjson")):
+        return pl.scan_ndjson(uri)
+    if (path / "_delta_log").is_dir() or ("://" in uri and not uri.endswith(".parquet")):
+        return pl.scan_delta(uri)
+    if "://" not in uri and "*" not in uri and not path.exists():
+        raise ContractError(f"{uri}: there is no such file, folder or table to check")
+    return pl.scan_parquet(f"{uri.rstrip('/')}/**/*.parquet" if path.is_dir() else uri)
+
+
+def _named(data: Data, contract: Contract | None) -> str:
+    if contract is not None:
+        return contract.table
+    match data:
+        case Table():
+            return data.name
+        case Snapshot():
+            return data.table.name
+        case str() | Path():
+            return str(data)
+        case _:
+            return "rows"
+
+
+def _came_to(result: Result) -> str:
+    if result.holds is not None and not result.looked_at:
+        return f": {json.dumps(result.to_json()['result']['observed_value'])}"
+    return f": {result.broken:,} of {result.looked_at:,}"

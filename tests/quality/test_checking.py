@@ -1,0 +1,336 @@
+"""Expectations held against any table, and what contracts refuse when they are built."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock import contracts as c
+from penstock import validate
+from penstock.contracts import Expectation
+from penstock.contracts.catalogue import KINDS
+from penstock.errors import ContractError
+from penstock.ingest import ingest
+from penstock.quality import check, passing
+from penstock.quality.passing import Hashes, Steps
+from penstock.tables import Table, append
+from tests.conftest import Shop, order
+
+ROWS = pl.DataFrame(
+    {
+        "n": [1, 2, None, 4, 5, 5],
+        "x": [1.0, float("nan"), 3.0, 4.0, 50.0, 6.0],
+        "s": ["a", "bb", None, "c c", "", "a"],
+        "who": ["ann", "bob", "cy", "di", "ed", "flo"],
+    }
+)
+
+
+def test_rejects_are_the_rows_as_they_came_with_every_reason(tmp_path: Path) -> None:
+    report = check(
+        ROWS,
+        [
+            c.expect_column_values_to_not_be_null("x"),
+            c.expect_column_values_to_be_between("n", 2, 4),
+            c.expect_compound_columns_to_be_unique(["n", "s"]),
+            c.expect_column_values_to_match_regex("s", "^[a-z]+$", severity="warn"),
+        ],
+        rejects=tmp_path / "bad" / "rows.parquet",
+    )
+
+    bad = pl.read_parquet(tmp_path / "bad" / "rows.parquet")
+    reasons = [[r["expectation"] for r in row] for row in bad["_reasons"].to_list()]
+    assert dict(zip(bad["_row"], reasons, strict=True)) == {
+        0: ["n_values_to_be_between"],
+        1: ["x_values_to_not_be_null"],
+        4: ["n_values_to_be_between"],
+        5: ["n_values_to_be_between"],
+    }
+    assert np.isnan(bad.row(1, named=True)["x"])  # missing, and kept as it came
+    assert bad.columns == ["_row", *ROWS.columns, "_reasons"]
+    assert (report.rows, report.rejected, report.success) == (6, 4, False)
+    assert [result.examples for result in report.results] == [[None], [1, 5, 5], [], ["c c", ""]]
+    assert not [*(tmp_path / "bad").glob("*.part")]
+
+
+def test_repeated_rows_are_rejected_with_the_first_of_them(tmp_path: Path) -> None:
+    twice = pl.concat([ROWS, ROWS.head(2)])
+    expected = [c.expect_compound_columns_to_be_unique(["n", "s"])]
+
+    report = check(twice, expected, rejects=tmp_path / "rows.parquet")
+
+    assert report.rejected == report.results[0].broken == 4
+    assert pl.read_parquet(tmp_path / "rows.parquet")["_row"].to_list() == [0, 1, 6, 7]
+
+
+def test_a_clean_table_has_an_empty_file_of_rejects(tmp_path: Path) -> None:
+    report = check(ROWS, [c.expect_column_to_exist("n")], rejects=tmp_path / "rows.parquet")
+
+    assert report.success
+    assert pl.read_parquet(tmp_path / "rows.parquet").shape == (0, 6)
+
+
+@pytest.mark.parametrize("kind", ["frame", "lazy", "arrow", "parquet", "csv", "delta", "snapshot"])
+def test_any_table_can_be_checked(shop: Shop, tmp_path: Path, kind: str) -> None:
+    frame = ROWS.with_columns(pl.col("x").fill_nan(None))
+    frame.write_parquet(tmp_path / "rows.parquet")
+    frame.write_csv(tmp_path / "rows.csv")
+    append(Table(shop.lake, "shop/rows"), frame)
+    data: Any = {
+        "frame": frame,
+        "lazy": frame.lazy(),
+        "arrow": frame.to_arrow(),
+        "parquet": tmp_path / "rows.parquet",
+        "csv": str(tmp_path / "rows.csv"),
+        "delta": shop.lake.table_uri("shop/rows"),
+        "snapshot": Table(shop.lake, "shop/rows").snapshot(),
+    }[kind]
+
+    report = check(data, [c.expect_column_values_to_not_be_null("n"), _SUM])
+
+    assert [r.broken for r in report.results] == [1, 0]
+    assert report.results[1].observed == 17
+
+
+_SUM = c.expect_column_sum_to_be_between("n", 0, 20)
+
+
+def test_a_row_condition_picks_the_rows(tmp_path: Path) -> None:
+    (result,) = check(
+        ROWS, [c.expect_column_values_to_be_between("x", 0, 5, row_condition="n >= 4")]
+    ).results
+
+    assert (result.elements, result.looked_at, result.broken) == (3, 3, 2)
+
+
+_EMPTY = pl.DataFrame(schema=ROWS.schema)
+_NULLS = pl.DataFrame({name: [None] * 3 for name in ROWS.columns}, schema=ROWS.schema)
+
+
+@pytest.mark.parametrize("rows", [_EMPTY, _NULLS], ids=["empty", "nulls"])
+def test_of_no_value_rows_hold_and_columns_do_not(rows: pl.DataFrame) -> None:
+    holding = [
+        c.expect_column_values_to_be_between("n", 1, 2),
+        c.expect_column_values_to_be_unique("n"),
+        c.expect_column_values_to_be_increasing("n"),
+        c.expect_column_value_z_scores_to_be_less_than("x", 1),
+        c.expect_column_values_to_not_be_outliers("x"),
+        c.expect_column_distinct_values_to_be_in_set("n", [1]),
+    ]
+    broken = [
+        c.expect_column_mean_to_be_between("n", 1, 2),
+        c.expect_column_max_to_be_between("x", 1, 2),
+        c.expect_column_median_to_be_between("x", 1, 2),
+        c.expect_column_most_common_value_to_be_in_set("s", ["a"]),
+        c.expect_column_distinct_values_to_contain_set("n", [1]),
+    ]
+
+    assert [r.success for r in check(rows, holding).results] == [True] * len(holding)
+    assert [r.success for r in check(rows, broken).results] == [False] * len(broken)
+
+
+def test_what_is_personal_is_not_shown(shop: Shop, tmp_path: Path) -> None:
+    contract = c.Contract(
+        "shop/rows",
+        (c.Column("who", "string", personal=True), c.Column("at", "timestamp")),
+        event_time="at",
+        expectations=(c.expect_column_values_to_be_in_set("who", ["ann"]),),
+    )
+    frame = ROWS.select("who", at=pl.lit(0).cast(pl.Datetime("us", "UTC")))
+
+    report = check(frame, contract, rejects=tmp_path / "rows.parquet")
+
+    assert report.rejected == 5
+    assert "bob" not in json.dumps(report.to_json())
+    assert "bob" not in str(pl.read_parquet(tmp_path / "rows.parquet")["_reasons"].to_list())
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: c.expect_column_values_to_match_regex("s", "(a"), "no regular expression"),
+        (lambda: c.expect_column_values_to_match_regex("s", ""), "regex is empty"),
+        (lambda: c.expect_column_values_to_match_regex("s", "(?=a)"), "looks around or back"),
+        (lambda: c.expect_column_values_to_match_regex_list("s", ["a", "["]), "no regular"),
+        (lambda: c.expect_column_values_to_be_in_set("s", ["a", 1]), "several types"),
+        (lambda: c.expect_column_values_to_be_in_set("s", []), "at least one value"),
+        (lambda: c.expect_column_values_to_be_in_set("s", "abc"), "at least one value"),
+        (lambda: c.expect_column_values_to_be_between("n"), "needs min_value"),
+        (lambda: c.expect_column_values_to_be_between("n", 2, 1), "greater than max_value"),
+        (lambda: c.expect_column_values_to_be_between("n", 1, "b"), "of two types"),
+        (lambda: c.expect_column_values_to_be_between("n", float("nan")), "NaN is no bound"),
+        (lambda: c.expect_column_values_to_be_null("n", mostly=0), "mostly must lie in"),
+        (lambda: Expectation("expect_columns_to_shine", ("n",)), "is no expectation known"),
+        (lambda: Expectation("expect_column_sum_to_be_between", ("n",)), "could be rejected"),
+        (
+            lambda: c.expect_column_quantile_values_to_be_between(
+                "n", {"quantiles": [0.5, 2], "value_ranges": [[0, 1]]}
+            ),
+            "a range for each quantile",
+        ),
+    ],
+)
+def test_what_can_never_hold_is_refused_when_it_is_built(
+    build: Callable[[], Any], says: str
+) -> None:
+    with pytest.raises(ContractError, match=says):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("expectation", "says"),
+    [
+        (c.expect_column_values_to_be_null("nn"), "no column nn; there are n, x, s, who"),
+        (c.expect_column_values_to_match_regex("n", "a"), "column n is Int64, not text"),
+        (c.expect_column_values_to_be_between("s", 1, 2), "s is String, which 1 can't be"),
+        (c.expect_column_values_to_be_in_set("n", ["a"]), "n is Int64, which 'a' can't be"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_column_is_told_before_anything_is_read(
+    expectation: Expectation, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ContractError, match=says):
+        check(ROWS, [expectation], rejects=tmp_path / "rows.parquet")
+    assert not [*tmp_path.iterdir()]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batches=st.lists(st.lists(st.integers(0, 30), max_size=30), max_size=8),
+    held=st.sampled_from([1, 7, 1000]),
+)
+def test_repeats_are_found_in_memory_and_in_files(batches: list[list[int]], held: int) -> None:
+    before, passing._HELD = passing._HELD, held
+    try:
+        with Hashes(["n"]) as hashes:
+            for batch in batches:
+                hashes.add(pl.DataFrame({"n": batch}, schema={"n": pl.Int64}))
+            found, rows = hashes.repeated()
+    finally:
+        passing._HELD = before
+    counts = Counter(n for batch in batches for n in batch)
+    twice = [n for n, count in counts.items() if count > 1]
+    expected = hashes.of(pl.DataFrame({"n": twice}, schema={"n": pl.Int64}))
+
+    assert rows == sum(counts[n] for n in twice)
+    assert sorted(expected.tolist()) == found.tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    batches=st.lists(st.lists(st.none() | st.integers(0, 3), max_size=6), max_size=6),
+    direction=st.sampled_from([1, -1]),
+    strictly=st.booleans(),
+)
+def test_order_goes_on_from_batch_to_batch(
+    batches: list[list[int | None]], direction: int, strictly: bool
+) -> None:
+    steps = Steps("n", direction, strictly=strictly)
+    for batch in batches:
+        steps.add(pl.DataFrame({"n": batch}, schema={"n": pl.Int64}))
+
+    values = [n for batch in batches for n in batch if n is not None]
+    climbs = [(after - before) * direction for before, after in itertools.pairwise(values)]
+    assert steps.broken == sum(climb < 0 or (strictly and climb == 0) for climb in climbs)
+
+
+def test_every_expectation_goes_to_a_suite_and_back() -> None:
+    from tests.quality.expected import EXPECTED
+
+    for expectation in EXPECTED:
+        entry = json.loads(json.dumps(expectation.to_gx()))
+        assert Expectation.from_gx(entry).to_gx() == expectation.to_gx()
+    assert {e.type for e in EXPECTED} >= {kind for kind in KINDS if "json_schema" not in kind} - {
+        "expect_column_most_common_value_to_be_in_set",
+        "expect_column_type_to_be",
+        "expect_column_values_to_be_in_type_list",
+        "expect_column_values_to_be_of_type",
+        "expect_column_values_to_match_like_pattern",
+        "expect_column_values_to_match_like_pattern_list",
+        "expect_column_values_to_not_match_like_pattern",
+        "expect_column_values_to_not_match_like_pattern_list",
+        "expect_multicolumn_values_to_be_unique",
+    }
+
+
+@pytest.mark.parametrize(
+    ("expectation", "holds"),
+    [
+        (c.expect_column_values_to_match_like_pattern("s", "b%"), [1]),
+        (c.expect_column_values_to_not_match_like_pattern("s", "_"), [1, 3, 4]),
+        (c.expect_column_values_to_match_like_pattern_list("s", ["a", "%c"]), [0, 3, 5]),
+        (c.expect_column_values_to_not_match_like_pattern_list("s", ["a", ""]), [1, 3]),
+        (c.expect_column_values_to_match_json_schema("s", {"type": "string"}), []),
+    ],
+    ids=lambda value: value.name if isinstance(value, Expectation) else "",
+)
+def test_patterns_of_sql_and_schemas_of_json(
+    expectation: Expectation, holds: list[int], tmp_path: Path
+) -> None:
+    if "json_schema" in expectation.type:
+        pytest.importorskip("jsonschema")
+    check(ROWS, [expectation], rejects=tmp_path / "rows.parquet")
+
+    bad = set(pl.read_parquet(tmp_path / "rows.parquet")["_row"])
+    assert sorted({0, 1, 3, 4, 5} - bad) == holds
+
+
+@pytest.mark.parametrize("kind", ["int", "Int64", "int64", "float"])
+def test_types_by_several_names(kind: str) -> None:
+    report = check(
+        ROWS,
+        [
+            c.expect_column_type_to_be("n", kind),
+            c.expect_column_values_to_be_of_type("n", kind),
+            c.expect_column_values_to_be_in_type_list("n", ["str", kind]),
+        ],
+    )
+
+    assert [r.success for r in report.results] == [kind != "float"] * 3
+
+
+# In contracts
+
+
+def with_expectation(shop: Shop, expectation: Expectation) -> Shop:
+    """The shop with one more expectation."""
+    from dataclasses import replace
+
+    contract = shop.source.contract
+    more = replace(contract, expectations=(*contract.expectations, expectation))
+    return shop.with_source(contract=more)
+
+
+def test_a_column_that_breaks_is_reported_and_commits(shop: Shop) -> None:
+    shop = with_expectation(shop, c.expect_column_mean_to_be_between("units", 5, 9))
+    shop.write("a.csv", order(1), order(2, units=0))  # the second is rejected, and doesn't count
+    ingest(shop.lake, shop.source)
+
+    run = validate(shop.lake, shop.source)
+
+    assert run.rows_accepted == 1
+    (mean,) = [r for r in run.results if r.expectation.type.endswith("mean_to_be_between")]
+    assert (mean.success, mean.observed) == (False, 2.0)
+
+
+def test_a_column_that_may_not_break_commits_nothing(shop: Shop) -> None:
+    unique = c.expect_column_values_to_be_unique("product", severity="fail")
+    shop = with_expectation(shop, unique)
+    shop.write("a.csv", order(1), order(8))
+    ingest(shop.lake, shop.source)
+
+    with pytest.raises(ContractError, match="2 of 2 rows .* may not commit"):
+        validate(shop.lake, shop.source)
+    assert shop.rows("shop/orders").is_empty()
+    folder = Path(shop.lake.table_uri("shop/orders"))
+    assert not [*folder.glob("*.parquet")]
