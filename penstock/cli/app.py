@@ -200,8 +200,9 @@ def validate(lake: Lake, table: str, project: Path, as_json: bool) -> None:
             "expectation": result["expectation_config"]["type"],
             "column": result["expectation_config"]["kwargs"].get("column", ""),
             "severity": result["expectation_config"]["meta"]["penstock"]["severity"],
-            "broken": result["result"]["unexpected_count"],
-            "of": result["result"]["element_count"],
+            "broken": result["result"].get("unexpected_count", ""),
+            "of": result["result"].get("element_count", ""),
+            "found": json.dumps(result["result"].get("observed_value", "")).strip('"'),
             "holds": "yes" if result["success"] else "NO",
         }
         for result in last.get("results", [])

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
 import xxhash
 
 from penstock.contracts.expectation import Expectation
 from penstock.contracts.expectations import expect_column_values_to_not_be_null
 from penstock.errors import ContractError
 from penstock.lake import checked_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Kind = Literal["string", "int32", "int64", "float64", "bool", "date", "timestamp", "binary"]
 
@@ -26,16 +28,6 @@ _PROVENANCE = {
     "_rescued",
     "_source_file",
     "_source_row",
-}
-_ARROW: dict[Kind, pa.DataType] = {
-    "string": pa.string(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us", "UTC"),
-    "binary": pa.binary(),
 }
 
 
@@ -123,6 +115,8 @@ class Contract:
 
     def arrow_schema(self) -> pa.Schema:
         """The columns as Arrow fields; description, unit and `personal` are field metadata."""
+        import pyarrow as pa  # which takes as long to import as a small table to check
+
         return pa.schema([_field(column) for column in self.columns])
 
     def fingerprint(self) -> str:
@@ -157,8 +151,20 @@ def file_columns(*, content: bool = True) -> tuple[Column, ...]:
 
 
 def _field(column: Column) -> pa.Field:
+    import pyarrow as pa
+
+    kinds: dict[Kind, pa.DataType] = {
+        "string": pa.string(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+        "date": pa.date32(),
+        "timestamp": pa.timestamp("us", "UTC"),
+        "binary": pa.binary(),
+    }
     metadata = {"comment": column.description, "unit": column.unit}
     if column.personal:
         metadata["personal"] = "true"
     kept = {key: value for key, value in metadata.items() if value}
-    return pa.field(column.name, _ARROW[column.kind], metadata=kept or None)
+    return pa.field(column.name, kinds[column.kind], metadata=kept or None)

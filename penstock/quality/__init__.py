@@ -10,7 +10,27 @@ any table ─▶ checking.py: the same expectations over a frame, file or table 
              columns.py (whole columns) and passing.py (repeats, order)
 """
 
-from penstock.quality.checking import Report, check
-from penstock.quality.validation import Validation, validate
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penstock.quality.checking import Report, check
+    from penstock.quality.validation import Validation, validate
+
+_HOMES = {
+    "Report": "penstock.quality.checking",
+    "Validation": "penstock.quality.validation",
+    "check": "penstock.quality.checking",
+    "validate": "penstock.quality.validation",
+}
 
 __all__ = ["Report", "Validation", "check", "validate"]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, loaded when first used: a check needs none of what ingest does."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -8,28 +8,33 @@ second scan  only what breaks something: rejects with every reason, and examples
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import polars as pl
-import polars.selectors as cs
-import pyarrow as pa
 
 from penstock.contracts import Contract, Expectation
 from penstock.errors import ContractError
 from penstock.quality.columns import ORDERED, REPEATED, judged, measures, second
 from penstock.quality.compiled import broken, check_columns, considered, looked_at
-from penstock.quality.passing import Hashes, Steps
 from penstock.quality.results import MASK, Result, add_examples
-from penstock.tables import Snapshot, Table
 
-Data = pl.DataFrame | pl.LazyFrame | pa.Table | Table | Snapshot | str | Path
+if TYPE_CHECKING:  # each takes as long to import as a small table to check
+    import numpy as np
+    import pyarrow as pa
+
+    from penstock.quality.passing import Hashes, Steps
+    from penstock.tables import Snapshot, Table
+
+    Data = pl.DataFrame | pl.LazyFrame | pa.Table | Table | Snapshot | str | Path
+
 _BATCH_ROWS = 1 << 17
 
 
@@ -125,14 +130,18 @@ def checked(
     schema = dict(frame.collect_schema())
     for expectation in expectations:
         check_columns(expectation, schema)
-    floats = [column for column, kind in schema.items() if kind.is_float()]
-    if floats:  # kept as they came too, for the rejects
-        frame = frame.with_columns(
-            *(pl.col(column).alias(f"raw:{column}") for column in floats), cs.float().fill_nan(None)
-        )
     run = _Run(frame, schema, [Result(each) for each in expectations], personal)
-    run.count()
+    try:
+        run.count()
+    except _HasNaN:
+        run = _Run(frame, schema, [Result(each) for each in expectations], personal)
+        run.without_nan()
+        run.count()
     return run.rows, run.results, run.explain(rejects)
+
+
+class _HasNaN(Exception):  # noqa: N818 - caught by who asked
+    """There is a NaN, which counts as missing: it is to be made null first."""
 
 
 class _Run:
@@ -151,10 +160,23 @@ class _Run:
         self.hashed: dict[int, Hashes] = {}
         self.breaks: dict[int, pl.Expr] = {}
         """By result: which rows break it, where an expression says so."""
+        used = {column for result in results for column in result.expectation.columns}
+        self.floats = [n for n, kind in schema.items() if kind.is_float() and n in used]
+        self.raw = set[str]()
+        """Columns that are kept as they came beside what they are made."""
+
+    def without_nan(self) -> None:
+        """Make every NaN null, which takes a copy of its column: only where there are some."""
+        self.raw, self.floats = set(self.floats), []
+        as_they_came = (pl.col(column).alias(f"raw:{column}") for column in self.raw)
+        made = pl.col(sorted(self.raw)).fill_nan(None)
+        self.frame = self.frame.with_columns(*as_they_came, made)
 
     def count(self) -> None:
         """The first scan, and what can only be asked once its sums are known."""
         asked: dict[str, pl.Expr] = {"rows": pl.len()}
+        if self.floats:
+            asked["nan"] = pl.any_horizontal(pl.col(self.floats).is_nan().any())
         for number, result in enumerate(self.results):
             expectation = result.expectation
             for what, measure in measures(expectation).items():
@@ -163,6 +185,8 @@ class _Run:
                 self.breaks[number] = broken(expectation)
                 asked |= _counts(number, expectation, self.breaks[number])
         values = self._collected(asked)
+        if values.get("nan"):
+            raise _HasNaN
         self.rows = int(values["rows"])
         later: dict[str, pl.Expr] = {}
         for number, result in enumerate(self.results):
@@ -192,6 +216,10 @@ class _Run:
 
     def _carry_on(self) -> None:
         """What needs one row after another: repeats, and order."""
+        if not any(r.expectation.type in (*ORDERED, *REPEATED) for r in self.results):
+            return
+        from penstock.quality.passing import Hashes, Steps
+
         steps: dict[int, Steps] = {}
         for number, result in enumerate(self.results):
             expectation = result.expectation
@@ -201,8 +229,6 @@ class _Run:
                 steps[number] = Steps(expectation.columns[0], way, strictly=strictly)
             elif expectation.type in REPEATED:
                 self.hashed[number] = Hashes(expectation.columns)
-        if not steps and not self.hashed:
-            return
         needed = dict.fromkeys(
             c for n in (*steps, *self.hashed) for c in self.results[n].expectation.columns
         )
@@ -253,7 +279,7 @@ class _Run:
                 frame = frame.select("_row", *needed, *names)
         rejected = 0
         try:
-            for batch in _batches(frame):
+            for batch in _batches(frame, bool(self.hashes)):
                 rows = self._with_repeats(batch, blamed)
                 self._show(rows, blamed)
                 if rejecting:
@@ -273,6 +299,10 @@ class _Run:
         return number in self.breaks or number in self.hashes
 
     def _with_repeats(self, batch: pl.DataFrame, blamed: list[int]) -> pl.DataFrame:
+        if not self.hashes:
+            return batch
+        import numpy as np
+
         marks = list[pl.Series]()
         for number in blamed:
             if number not in self.hashes:
@@ -308,37 +338,44 @@ class _Run:
             reasons.append(pl.when(pl.col(f"{number}:broken")).then(reason))
         listed = pl.concat_list(reasons).list.drop_nulls().alias("_reasons")
         raw = [
-            pl.col(f"raw:{column}").alias(column) if kind.is_float() else column
-            for column, kind in self.schema.items()
+            pl.col(f"raw:{column}").alias(column) if column in self.raw else column
+            for column in self.schema
         ]
         return rows.select("_row", *raw, listed)
 
 
 class _RejectsWriter:
-    """A Parquet file that is there once it is whole."""
+    """A Parquet file that is there once it is whole: written in parts, then put together."""
 
     def __init__(self, path: Path, schema: Mapping[str, pl.DataType]) -> None:
-        import pyarrow.parquet as pq
-
         if taken := sorted({"_row", "_reasons"} & set(schema)):
             raise ContractError(f"{path}: rejects have columns {', '.join(taken)} of their own")
-        self._path, self._part = path, path.with_name(f"{path.name}.part")
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
         reason = pl.Struct(dict.fromkeys(("expectation", "column", "observed"), pl.String()))
-        empty = pl.DataFrame(schema={"_row": pl.UInt32, **schema, "_reasons": pl.List(reason)})
-        self._schema = empty.to_arrow().schema
-        self._writer = pq.ParquetWriter(self._part, self._schema, compression="zstd")
+        self._schema = {"_row": pl.UInt32, **schema, "_reasons": pl.List(reason)}
+        self._parts = list[Path]()
 
     def write(self, rows: pl.DataFrame) -> None:
-        self._writer.write_table(rows.to_arrow().cast(self._schema))
+        """Add rows."""
+        self._parts.append(self._folder / f"{len(self._parts):06d}.parquet")
+        rows.write_parquet(self._parts[-1])
 
     def close(self) -> None:
-        self._writer.close()
-        self._part.replace(self._path)
+        """Have the file there."""
+        if not self._parts:
+            self.write(pl.DataFrame(schema=self._schema))
+        whole = self._parts[0]
+        if len(self._parts) > 1:
+            whole = self._folder / "whole.parquet"
+            pl.scan_parquet(self._parts).sink_parquet(whole)
+        whole.replace(self._path)
+        self.abandon()
 
     def abandon(self) -> None:
-        self._writer.close()
-        self._part.unlink(missing_ok=True)
+        """Leave nothing behind."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _counts(number: int, expectation: Expectation, breaks: pl.Expr) -> dict[str, pl.Expr]:
@@ -347,10 +384,14 @@ def _counts(number: int, expectation: Expectation, breaks: pl.Expr) -> dict[str,
         looked = looked_at(expectation)
     picks = expectation.row_condition is not None
     elements = considered(expectation).sum() if picks else pl.len()
-    looks_at_all = not picks and not looked.meta.root_names()  # a literal has a length of 1
+    counted = looked.sum()
+    if not picks and not looked.meta.root_names():
+        counted = pl.len()  # of a literal the length is 1
+    elif not picks and len(expectation.columns) == 1:
+        counted = pl.col(expectation.columns[0]).count()  # which is known without looking
     return {
         f"{number}:elements": elements,
-        f"{number}:looked": pl.len() if looks_at_all else looked.sum(),
+        f"{number}:looked": counted,
         f"{number}:broken": breaks.sum(),
     }
 
@@ -361,26 +402,43 @@ def _fill(result: Result, values: Mapping[str, Any]) -> None:
     result.broken = int(values.get("broken") or 0)
 
 
-def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+def _batches(frame: pl.LazyFrame, are_many: bool = True) -> Iterator[pl.DataFrame]:
+    """Rows in order, some at a time.
+
+    Parameters
+    ----------
+    are_many: whether most rows are left; of few, one piece is worth less than what it costs.
+    """
+    if not are_many:
+        return _gathered(_batches(frame))
     return frame.collect_batches(
         chunk_size=_BATCH_ROWS, maintain_order=True, lazy=False, engine="streaming"
     )
 
 
+def _gathered(batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Small batches put together."""
+    held, rows = list[pl.DataFrame](), 0
+    for batch in batches:
+        held.append(batch)
+        rows += batch.height
+        if rows >= _BATCH_ROWS:
+            yield pl.concat(held)
+            held, rows = [], 0
+    if held:
+        yield pl.concat(held)
+
+
 def _scanned(data: Data) -> pl.LazyFrame:
-    match data:
-        case pl.LazyFrame():
-            return data
-        case pl.DataFrame():
-            return data.lazy()
-        case pa.Table():
-            return pl.DataFrame(pl.from_arrow(data)).lazy()
-        case Table():
-            return data.snapshot().scan()
-        case Snapshot():
-            return data.scan()
-        case _:
-            return _opened(str(data))
+    if isinstance(data, pl.LazyFrame | pl.DataFrame):
+        return data.lazy()
+    if isinstance(data, str | Path):
+        return _opened(str(data))
+    if hasattr(data, "column_names"):
+        return pl.DataFrame(pl.from_arrow(cast("pa.Table", data))).lazy()
+    if hasattr(data, "snapshot"):
+        return cast("Table", data).snapshot().scan()
+    return cast("Snapshot", data).scan()
 
 
 def _opened(uri: str) -> pl.LazyFrame:
@@ -400,15 +458,10 @@ def _opened(uri: str) -> pl.LazyFrame:
 def _named(data: Data, contract: Contract | None) -> str:
     if contract is not None:
         return contract.table
-    match data:
-        case Table():
-            return data.name
-        case Snapshot():
-            return data.table.name
-        case str() | Path():
-            return str(data)
-        case _:
-            return "rows"
+    if isinstance(data, str | Path):
+        return str(data)
+    table = getattr(data, "table", data)
+    return str(getattr(table, "name", "rows"))
 
 
 def _came_to(result: Result) -> str:

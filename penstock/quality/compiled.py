@@ -36,6 +36,8 @@ def broken(expectation: Expectation) -> pl.Expr:
     """
     # What can't be compared holds in one column, which says nothing of it, and not in several.
     breaks = _breaks(expectation).fill_null(value=expectation.kind != "row")
+    if expectation.kind == "row" and expectation.row_condition is None:
+        return breaks  # of what isn't looked at, nulls, it is false already
     return breaks & looked_at(expectation)
 
 

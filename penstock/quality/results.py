@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from penstock.contracts import Expectation
-from penstock.lake import Lake
-from penstock.tables import Table
+
+if TYPE_CHECKING:
+    from penstock.lake import Lake
 
 EXAMPLES = 20
 MASK = "•••"
@@ -95,6 +96,8 @@ def add_examples(
 
 def last_results(lake: Lake, table: str) -> dict[str, Any]:
     """What the newest validated batch came to: counts, reasons, and every expectation's result."""
+    from penstock.tables import Table
+
     for commit in Table(lake, table).snapshot().history():
         if str(commit.get("penstock.application", "")).startswith("validate/"):
             return json.loads(commit["penstock.note"])

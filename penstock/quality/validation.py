@@ -27,6 +27,7 @@ from penstock.quality.cast import typed, uncast
 from penstock.quality.checking import checked
 from penstock.quality.columns import judged
 from penstock.quality.compiled import UNIQUE, broken, considered, looked_at
+from penstock.quality.history import keep
 from penstock.quality.repeats import Repeats
 from penstock.quality.results import EXAMPLES, MASK, Result, add_examples, explain
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
@@ -89,6 +90,7 @@ def validate(lake: Lake, source: Source) -> Validation:
     files = read_ledger(lake, source).filter(pl.col("batch") <= newest)
     run = Validation(contract.table, results=[Result(e) for e in contract.all_expectations])
     application = f"validate/{source.table}"
+    keep(lake, contract)
     table = _open_tables(lake, source)
     done = table.transaction(application)
     for number in range(done + 1, newest + 1):

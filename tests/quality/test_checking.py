@@ -60,7 +60,22 @@ def test_rejects_are_the_rows_as_they_came_with_every_reason(tmp_path: Path) -> 
     assert bad.columns == ["_row", *ROWS.columns, "_reasons"]
     assert (report.rows, report.rejected, report.success) == (6, 4, False)
     assert [result.examples for result in report.results] == [[None], [1, 5, 5], [], ["c c", ""]]
-    assert not [*(tmp_path / "bad").glob("*.part")]
+    assert [*(tmp_path / "bad").iterdir()] == [tmp_path / "bad" / "rows.parquet"]
+
+
+def test_rejects_of_many_pieces_are_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.quality.checking._BATCH_ROWS", 100)
+    many = pl.DataFrame({"n": range(5000)})
+    expected = [c.expect_column_values_to_be_between("n", 0, 999)]
+
+    report = check(many, expected, rejects=tmp_path / "rows.parquet")
+
+    assert report.rejected == 4000
+    bad = pl.read_parquet(tmp_path / "rows.parquet")
+    assert bad["_row"].to_list() == [*range(1000, 5000)]
+    assert [*tmp_path.iterdir()] == [tmp_path / "rows.parquet"]
 
 
 def test_repeated_rows_are_rejected_with_the_first_of_them(tmp_path: Path) -> None:

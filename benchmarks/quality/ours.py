@@ -1,0 +1,35 @@
+"""Penstock: python -m benchmarks.quality.ours ROWS REJECTS [EXTRA]."""
+
+import json
+import sys
+from datetime import date
+
+from penstock import contracts as c
+from penstock.quality import check
+
+TWELVE = [
+    c.expect_column_values_to_not_be_null("id"),
+    c.expect_column_values_to_not_be_null("rate", severity="warn", mostly=0.9),
+    c.expect_column_values_to_be_between("quantity", 0, 999),
+    c.expect_column_values_to_be_between("price", 0),
+    c.expect_column_values_to_be_in_set("country", ["GB", "FR", "DE"]),
+    c.expect_column_values_to_match_regex("code", "^[0-9]{5,6}$"),
+    c.expect_column_pair_values_a_to_be_greater_than_b("price", "paid", or_equal=True),
+    c.expect_column_value_lengths_to_be_between("note", 0, 10),
+    c.expect_column_values_to_be_between("day", date(2020, 1, 1), date(2026, 1, 1)),
+    c.expect_column_values_to_be_between("rate", 0, 1),
+    c.expect_column_values_to_not_be_in_set("note", ["spam"]),
+    c.expect_column_values_to_be_between("b", 5, 19),
+]
+extra = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+more = [
+    expectation
+    for n in range(extra)
+    for expectation in (
+        c.expect_column_values_to_not_be_null(f"x{n:02d}"),
+        c.expect_column_values_to_be_between(f"x{n:02d}", 0, 1),
+    )
+]
+more += [c.expect_column_values_to_be_between(f"x{n:02d}", -n - 1) for n in range(min(extra, 12))]
+report = check(sys.argv[1], [*TWELVE, *more], rejects=sys.argv[2])
+print(json.dumps({"rejected": report.rejected, "expectations": len(report.results)}))

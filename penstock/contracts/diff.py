@@ -1,0 +1,135 @@
+"""What changes between two contracts of a table, and for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from penstock.contracts.contract import Column, Contract, Kind
+from penstock.contracts.expectation import Expectation
+
+Effect = Literal["breaking", "stricter", "compatible"]
+_WIDENS: set[tuple[Kind, Kind]] = {
+    ("int32", "int64"),
+    ("int32", "float64"),
+    ("int64", "float64"),
+    ("date", "timestamp"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference.
+
+    `breaking`: whoever reads the table, or the files that come today, must change. `stricter`: more
+    rows may be rejected. `compatible`: neither.
+    """
+
+    what: str
+    effect: Effect
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.effect:<10}  {self.what}" + (f": {self.why}" if self.why else "")
+
+
+def diff(before: Contract, after: Contract) -> list[Change]:
+    """Every difference, those that break something first."""
+    found = [*_columns(before, after), *_expectations(before, after), *_rest(before, after)]
+    return sorted(found, key=lambda each: ("breaking", "stricter", "compatible").index(each.effect))
+
+
+def is_compatible(before: Contract, after: Contract) -> bool:
+    """Whether nothing breaks."""
+    return all(change.effect != "breaking" for change in diff(before, after))
+
+
+def _columns(before: Contract, after: Contract) -> Iterator[Change]:
+    old = {column.name: column for column in before.columns}
+    new = {column.name: column for column in after.columns}
+    for name, column in new.items():
+        if name in old:
+            yield from _column(old[name], column)
+        elif column.nullable:
+            yield Change(f"column {name} added", "compatible", "null in older rows")
+        else:
+            yield Change(f"column {name} added", "breaking", "files without it are refused")
+    for name in old.keys() - new.keys():
+        yield Change(
+            f"column {name} removed", "breaking", "it stays in the table, null in new rows"
+        )
+    both = [name for name in old if name in new]
+    if both != [name for name in new if name in old]:
+        yield Change("columns in another order", "compatible")
+
+
+def _column(old: Column, new: Column) -> Iterator[Change]:
+    name = f"column {new.name}"
+    if old.kind != new.kind:
+        widens = (old.kind, new.kind) in _WIDENS
+        why = "the table is written anew" if widens else "the table keeps its type; take a new name"
+        effect: Effect = "compatible" if widens else "breaking"
+        yield Change(f"{name} {old.kind} -> {new.kind}", effect, why)
+    if old.nullable and not new.nullable:
+        yield Change(f"{name} must have a value", "stricter")
+    if new.nullable and not old.nullable:
+        yield Change(f"{name} may be null", "breaking", "readers may count on a value")
+    if old.raw_name != new.raw_name:
+        what = f"{name} is {new.raw_name} in files, not {old.raw_name}"
+        yield Change(what, "breaking", "files that come today have the old name")
+    if old.unit != new.unit:
+        yield Change(f"{name} unit {old.unit!r} -> {new.unit!r}", "breaking", "values mean another")
+    if old.personal != new.personal:
+        what = "personal" if new.personal else "no longer personal"
+        why = "" if new.personal else "values are shown from now on"
+        yield Change(f"{name} is {what}", "compatible" if new.personal else "breaking", why)
+    if old.description != new.description:
+        yield Change(f"{name} described anew", "compatible")
+
+
+def _expectations(before: Contract, after: Contract) -> Iterator[Change]:
+    old = {each.name: each for each in before.expectations}
+    new = {each.name: each for each in after.expectations}
+    for name, each in new.items():
+        if name not in old:
+            yield Change(f"expected: {each.describe()}", _effect(each), f"severity {each.severity}")
+        elif _told(old[name]) != _told(each):
+            what = f"{old[name].describe()} -> {each.describe()}"
+            yield Change(f"expected: {what}", _effect(each), _how(old[name], each))
+    for name in old.keys() - new.keys():
+        what = f"no longer expected: {old[name].describe()}"
+        is_held = old[name].severity != "warn"
+        why = "readers may count on it" if is_held else ""
+        yield Change(what, "breaking" if is_held else "compatible", why)
+
+
+def _effect(expectation: Expectation) -> Effect:
+    return "compatible" if expectation.severity == "warn" else "stricter"
+
+
+def _told(expectation: Expectation) -> Any:
+    return expectation.to_gx()
+
+
+def _how(old: Expectation, new: Expectation) -> str:
+    said = list[str]()
+    for what in ("severity", "mostly", "row_condition"):
+        before, after = getattr(old, what), getattr(new, what)
+        if before != after:
+            said.append(f"{what} {before} -> {after}")
+    return ", ".join(said)
+
+
+def _rest(before: Contract, after: Contract) -> Iterator[Change]:
+    for what in ("table", "event_time", "key"):
+        old, new = getattr(before, what), getattr(after, what)
+        if old != new:
+            yield Change(f"{what} {old!r} -> {new!r}", "breaking")
+    if before.unknown_columns != after.unknown_columns:
+        old, new = before.unknown_columns, after.unknown_columns
+        effect: Effect = "stricter" if new == "fail" else "compatible"
+        yield Change(f"unknown columns: {old} -> {new}", effect)
+    for what in ("owner", "description"):
+        if getattr(before, what) != getattr(after, what):
+            yield Change(f"{what} changed", "compatible")

@@ -1,0 +1,277 @@
+"""Contracts in others' formats: a Great Expectations suite, an Open Data Contract (the standard's
+version 3), an Arrow schema; and in JSON of their own, which has everything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import date, datetime
+from typing import Any, get_args
+
+import pyarrow as pa
+
+from penstock.contracts.contract import Column, Contract, Kind
+from penstock.contracts.expectation import Expectation
+from penstock.errors import ContractError
+
+_ODCS = "v3.0.2"
+_LOGICAL: dict[Kind, str] = {
+    "string": "string",
+    "int32": "integer",
+    "int64": "integer",
+    "float64": "number",
+    "bool": "boolean",
+    "date": "date",
+    "timestamp": "timestamp",
+    "binary": "string",
+}
+_OF_LOGICAL: dict[str, Kind] = {
+    "string": "string",
+    "integer": "int64",
+    "number": "float64",
+    "boolean": "bool",
+    "date": "date",
+    "timestamp": "timestamp",
+    "time": "string",
+}
+
+
+def to_json(contract: Contract) -> str:
+    """The whole contract; `from_json` gives an equal one."""
+    return json.dumps(asdict(contract), default=_tagged, indent=1, sort_keys=True)
+
+
+def from_json(text: str | bytes) -> Contract:
+    """A contract that `to_json` wrote.
+
+    Raises
+    ------
+    ContractError: it is none.
+    """
+    try:
+        value: dict[str, Any] = json.loads(text, object_hook=_untagged)
+        columns = tuple(Column(**column) for column in value.pop("columns"))
+        expectations = tuple(map(_expectation, value.pop("expectations")))
+        value["key"] = tuple(value["key"])
+        return Contract(columns=columns, expectations=expectations, **value)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ContractError(f"not a contract in JSON: {error}") from error
+
+
+def from_gx_suite(
+    suite: Mapping[str, Any], contract: Contract
+) -> tuple[Contract, dict[str, list[str]]]:
+    """A contract with a Great Expectations suite's expectations added, and what was left out.
+
+    Returns
+    -------
+    The contract, and for each reason the types of the entries that it kept out.
+    """
+    found, left = list(contract.expectations), dict[str, list[str]]()
+    known = {expectation.name for expectation in contract.all_expectations}
+    names = {column.name for column in contract.columns}
+    for entry in suite.get("expectations", ()):
+        try:
+            expectation = Expectation.from_gx(entry)
+        except ContractError as error:
+            kind = str(entry.get("type") or entry.get("expectation_type"))
+            left.setdefault(str(error), []).append(kind)
+            continue
+        if missing := [name for name in expectation.columns if name not in names]:
+            reason = f"no column {', '.join(missing)}"
+            left.setdefault(reason, []).append(expectation.type)
+        elif expectation.name not in known:
+            known.add(expectation.name)
+            found.append(expectation)
+    return replace(contract, expectations=tuple(found)), left
+
+
+def to_odcs(contract: Contract, *, version: str = "1.0.0") -> dict[str, Any]:
+    """As a document of the Open Data Contract Standard, version 3.
+
+    Expectations are quality rules of its engine `greatExpectations`; what the standard has no place
+    for is in `customProperties`.
+    """
+    domain, _, table = contract.table.rpartition("/")
+    return {
+        "apiVersion": _ODCS,
+        "kind": "DataContract",
+        "id": contract.table,
+        "name": contract.table,
+        "version": version,
+        "status": "active",
+        "domain": domain,
+        "description": {"purpose": contract.description},
+        "team": [{"username": contract.owner, "role": "owner"}] if contract.owner else [],
+        "schema": [
+            {
+                "name": table,
+                "physicalName": contract.table,
+                "logicalType": "object",
+                "physicalType": "table",
+                "properties": [_property(contract, column) for column in contract.columns],
+                "quality": [
+                    {
+                        "type": "custom",
+                        "engine": "greatExpectations",
+                        "implementation": expectation.to_gx(),
+                    }
+                    for expectation in contract.expectations
+                ],
+                "customProperties": [
+                    {"property": "eventTime", "value": contract.event_time},
+                    {"property": "unknownColumns", "value": contract.unknown_columns},
+                ],
+            }
+        ],
+    }
+
+
+def from_odcs(document: Mapping[str, Any]) -> Contract:
+    """A contract of the first table of an Open Data Contract Standard document, version 3.
+
+    Raises
+    ------
+    ContractError: it has no table, no timestamp for an event time, or an unknown type.
+    """
+    tables: Sequence[Mapping[str, Any]] = document.get("schema") or ()
+    if not tables:
+        raise ContractError("the document's schema has no table")
+    table, columns, key = tables[0], list[Column](), list[tuple[int, str]]()
+    for each in table.get("properties") or ():
+        columns.append(_column(each))
+        if each.get("primaryKey"):
+            key.append((int(each.get("primaryKeyPosition") or 0), str(each["name"])))
+    custom = _custom(table)
+    times = [column.name for column in columns if column.kind == "timestamp"]
+    event_time = str(custom.get("eventTime") or (times[0] if times else ""))
+    if not event_time:
+        raise ContractError(f"{table.get('name')}: no column is a timestamp, to be the event time")
+    name = str(table.get("physicalName") or table["name"])
+    name = name if "/" in name else f"{document.get('domain') or 'default'}/{name}"
+    team: Sequence[Mapping[str, Any]] = document.get("team") or ()
+    rules = [
+        Expectation.from_gx(rule["implementation"])
+        for rule in table.get("quality") or ()
+        if rule.get("engine") == "greatExpectations"
+    ]
+    return Contract(
+        name,
+        tuple(columns),
+        event_time,
+        tuple(column for _, column in sorted(key)),
+        tuple(rules),
+        str((document.get("description") or {}).get("purpose") or ""),
+        next((str(member["username"]) for member in team if member.get("role") == "owner"), ""),
+        custom.get("unknownColumns", "rescue"),
+    )
+
+
+def from_arrow(schema: pa.Schema, table: str, event_time: str = "") -> Contract:
+    """A contract of a table with these columns; `arrow_schema` is the way back.
+
+    Raises
+    ------
+    ContractError: a column has a type that contracts don't, or none is a timestamp.
+    """
+    columns = tuple(_of_field(field, table) for field in schema)
+    times = [column.name for column in columns if column.kind == "timestamp"]
+    if not (event_time or times):
+        raise ContractError(f"{table}: no column is a timestamp, to be the event time")
+    return Contract(table, columns, event_time or times[0])
+
+
+def _of_field(field: pa.Field, table: str) -> Column:
+    metadata = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
+    tests: list[tuple[Kind, bool]] = [
+        ("bool", pa.types.is_boolean(field.type)),
+        ("int32", pa.types.is_integer(field.type) and field.type.bit_width <= 32),
+        ("int64", pa.types.is_integer(field.type)),
+        ("float64", pa.types.is_floating(field.type)),
+        ("date", pa.types.is_date(field.type)),
+        ("timestamp", pa.types.is_timestamp(field.type)),
+        ("binary", pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)),
+        ("string", pa.types.is_string(field.type) or pa.types.is_large_string(field.type)),
+        ("string", pa.types.is_dictionary(field.type)),
+    ]
+    kind: Kind | None = next((kind for kind, is_so in tests if is_so), None)
+    if kind is None:
+        raise ContractError(
+            f"{table}: column {field.name} is {field.type}; a contract's columns are "
+            f"{', '.join(get_args(Kind))}"
+        )
+    return Column(
+        field.name,
+        kind,
+        metadata.get("comment", ""),
+        nullable=field.nullable,
+        unit=metadata.get("unit", ""),
+        personal=metadata.get("personal") == "true",
+    )
+
+
+def _expectation(value: dict[str, Any]) -> Expectation:
+    value["columns"] = tuple(value["columns"])
+    return Expectation(**value)
+
+
+def _property(contract: Contract, column: Column) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "name": column.name,
+        "physicalName": column.raw_name,
+        "logicalType": _LOGICAL[column.kind],
+        "physicalType": column.kind,
+        "description": column.description,
+        "required": not column.nullable,
+    }
+    if column.name in contract.key:
+        place = contract.key.index(column.name) + 1
+        found |= {"primaryKey": True, "primaryKeyPosition": place}
+    if column.personal:
+        found["classification"] = "personal"
+    if column.unit:
+        found["customProperties"] = [{"property": "unit", "value": column.unit}]
+    return found
+
+
+def _column(each: Mapping[str, Any]) -> Column:
+    name, physical = str(each["name"]), str(each.get("physicalType") or "")
+    is_ours = physical in get_args(Kind)
+    named = physical if is_ours else _OF_LOGICAL.get(str(each.get("logicalType")))
+    if named is None:
+        raise ContractError(
+            f"column {name}: logicalType {each.get('logicalType')!r} is none that a contract has"
+        )
+    kind: Any = named
+    raw = str(each.get("physicalName") or name)
+    return Column(
+        name,
+        kind,
+        str(each.get("description") or ""),
+        "" if raw == name else raw,
+        not each.get("required"),
+        str(_custom(each).get("unit", "")),
+        str(each.get("classification") or "").lower() in ("personal", "pii", "confidential"),
+    )
+
+
+def _custom(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {each["property"]: each["value"] for each in entry.get("customProperties") or ()}
+
+
+def _tagged(value: Any) -> Any:
+    match value:
+        case datetime():
+            return {"$datetime": value.isoformat()}
+        case date():
+            return {"$date": value.isoformat()}
+        case _:
+            raise TypeError(f"{value!r} has no place in a contract")
+
+
+def _untagged(value: dict[str, Any]) -> Any:
+    if "$datetime" in value:
+        return datetime.fromisoformat(value["$datetime"])
+    return date.fromisoformat(value["$date"]) if "$date" in value else value

@@ -1,0 +1,224 @@
+"""Contracts in others' formats, and what changes between two."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+
+from penstock import contracts as c
+from penstock import validate
+from penstock.cli import main
+from penstock.contracts import Column, Contract
+from penstock.contracts.diff import diff, is_compatible
+from penstock.contracts.exchange import (
+    from_arrow,
+    from_gx_suite,
+    from_json,
+    from_odcs,
+    to_json,
+    to_odcs,
+)
+from penstock.contracts.source import to_python
+from penstock.errors import ContractError, TableNotFound
+from penstock.ingest import ingest
+from penstock.quality.history import contract_of
+from schemas.retail import SALES
+from tests.conftest import ORDERS, Shop, order
+from tests.quality.expected import EXPECTED
+
+_WIDE = Contract(
+    "shop/all",
+    (
+        Column("n", "int64"),
+        Column("m", "int64"),
+        Column("f", "float64"),
+        Column("s", "string"),
+        Column("t", "timestamp"),
+    ),
+    event_time="t",
+    expectations=tuple({each.name: each for each in EXPECTED}.values()),
+)
+
+
+@pytest.mark.parametrize("contract", [ORDERS, SALES, _WIDE], ids=lambda each: each.table)
+def test_a_contract_comes_back_whole(contract: Contract) -> None:
+    assert from_json(to_json(contract)).fingerprint() == contract.fingerprint()
+    module: dict[str, Any] = {}
+    exec(to_python(contract), module)
+    found = module[contract.table.split("/")[-1].upper()]
+    assert found.fingerprint() == contract.fingerprint()
+
+
+@pytest.mark.parametrize("contract", [ORDERS, SALES], ids=lambda each: each.table)
+def test_an_open_data_contract_comes_back(contract: Contract) -> None:
+    document = json.loads(json.dumps(to_odcs(contract)))
+    found = from_odcs(document)
+
+    assert document["apiVersion"] == "v3.0.2"
+    assert found.columns == contract.columns
+    assert (found.table, found.key, found.owner) == (contract.table, contract.key, contract.owner)
+    assert [e.name for e in found.expectations] == [e.name for e in contract.expectations]
+    assert [e.severity for e in found.expectations] == [e.severity for e in contract.expectations]
+
+
+def test_an_arrow_schema_comes_back() -> None:
+    found = from_arrow(ORDERS.arrow_schema(), "shop/orders")
+
+    assert [(x.name, x.kind, x.personal) for x in found.columns] == [
+        (x.name, x.kind, x.personal) for x in ORDERS.columns
+    ]
+    with pytest.raises(ContractError, match=r"column tags is list<item: int64>"):
+        from_arrow(pa.schema([("tags", pa.list_(pa.int64()))]), "shop/orders")
+
+
+def test_a_suite_of_great_expectations_is_taken_in_and_what_is_not_is_named() -> None:
+    suite = {
+        "expectations": [
+            {
+                "expectation_type": "expect_column_values_to_be_in_set",
+                "kwargs": {"column": "product", "value_set": ["a"], "mostly": 0.9},
+            },
+            {
+                "type": "expect_column_mean_to_be_between",
+                "kwargs": {"column": "no", "max_value": 1},
+            },
+            {"type": "expect_column_values_to_shine", "kwargs": {"column": "product"}},
+            {
+                "type": "expect_column_values_to_be_null",
+                "severity": "critical",
+                "kwargs": {"column": "price"},
+            },
+        ]
+    }
+    found, left = from_gx_suite(suite, ORDERS)
+
+    new = found.expectations[len(ORDERS.expectations) :]
+    assert [(e.name, e.mostly, e.severity) for e in new] == [
+        ("product_values_to_be_in_set", 0.9, "reject"),
+        ("price_values_to_be_null", 1.0, "fail"),
+    ]
+    assert [*left.values()] == [
+        ["expect_column_mean_to_be_between"],
+        ["expect_column_values_to_shine"],
+    ]
+
+
+_UNITS = ORDERS.column("units")
+
+
+def _with(column: Column) -> Contract:
+    columns = tuple(column if each.name == column.name else each for each in ORDERS.columns)
+    return replace(ORDERS, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("after", "effect", "says"),
+    [
+        (_with(replace(_UNITS, kind="int64")), "compatible", "int32 -> int64"),
+        (_with(replace(_UNITS, kind="string")), "breaking", "take a new name"),
+        (_with(replace(_UNITS, nullable=True)), "breaking", "may be null"),
+        (_with(replace(ORDERS.column("price"), nullable=False)), "stricter", "must have a value"),
+        (_with(replace(_UNITS, unit="kg")), "breaking", "unit '' -> 'kg'"),
+        (_with(replace(_UNITS, source_name="u")), "breaking", "is u in files"),
+        (_with(replace(ORDERS.column("email"), personal=False)), "breaking", "no longer personal"),
+        (
+            replace(ORDERS, columns=(*ORDERS.columns, Column("note", "string"))),
+            "compatible",
+            "column note added",
+        ),
+        (
+            replace(ORDERS, columns=(*ORDERS.columns, Column("no", "string", nullable=False))),
+            "breaking",
+            "files without it are refused",
+        ),
+        (
+            replace(ORDERS, columns=tuple(x for x in ORDERS.columns if x.name != "price"),
+                    expectations=()),
+            "breaking",
+            "column price removed",
+        ),
+        (
+            replace(ORDERS, expectations=(*ORDERS.expectations,
+                                          c.expect_column_values_to_be_in_set("product", ["a"]))),
+            "stricter",
+            "expect_column_values_to_be_in_set",
+        ),
+        (replace(ORDERS, expectations=ORDERS.expectations[1:]), "breaking", "no longer expected"),
+        (replace(ORDERS, owner="them@example.com"), "compatible", "owner changed"),
+        (replace(ORDERS, unknown_columns="fail"), "stricter", "unknown columns"),
+        (replace(ORDERS, key=("order_id",)), "breaking", "key"),
+    ],
+)  # fmt: skip
+def test_each_change_says_whom_it_breaks(after: Contract, effect: str, says: str) -> None:
+    found = diff(ORDERS, after)
+
+    assert any(change.effect == effect and says in str(change) for change in found), found
+    assert is_compatible(ORDERS, after) == all(change.effect != "breaking" for change in found)
+    assert diff(ORDERS, ORDERS) == []
+
+
+def test_each_version_of_a_table_has_the_contract_of_its_batch(shop: Shop) -> None:
+    shop.write("a.csv", order(1))
+    ingest(shop.lake, shop.source)
+    first = validate(shop.lake, shop.source).version
+    wider = _with(replace(_UNITS, kind="int64"))
+    again = shop.with_source(contract=wider)
+    shop.write("b.csv", order(2))
+    ingest(again.lake, again.source)
+    validate(again.lake, again.source)
+
+    assert contract_of(shop.lake, "shop/orders", first).fingerprint() == ORDERS.fingerprint()
+    assert contract_of(shop.lake, "shop/orders").fingerprint() == wider.fingerprint()
+    with pytest.raises(TableNotFound):
+        contract_of(shop.lake, "shop/none")
+    with pytest.raises(ContractError, match="no contract is kept of version 0"):
+        contract_of(shop.lake, "shop/orders", 0)
+
+
+_SCHEMA = """
+from penstock.contracts import Column, Contract
+from penstock.ingest import Source
+
+ORDERS = Contract(
+    "shop/orders", (Column("id", "string"), Column("at", "timestamp")), event_time="at"
+)
+SOURCE = Source("shop/orders_raw", "raw", ORDERS)
+"""
+
+
+def test_the_command_line_compares_exports_and_imports(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.write("a.csv", order(1))
+    ingest(shop.lake, shop.source)
+    version = validate(shop.lake, shop.source).version
+    for name in ("schemas", "pipelines"):
+        (tmp_path / "project" / name).mkdir(parents=True)
+    (tmp_path / "project" / "schemas" / "shop_contracts.py").write_text(_SCHEMA)
+    (tmp_path / "project" / "pipelines" / "shop_contracts.py").write_text("")
+    monkeypatch.chdir(tmp_path / "project")
+    for name in ("schemas", "pipelines"):
+        monkeypatch.setattr(f"{name}.__path__", [str(tmp_path / "project" / name)])
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(main, ["contract", *arguments])
+
+    told = run("diff", f"shop/orders@{version}", "--lake", shop.lake.uri)
+    assert told.exit_code == 1
+    assert "column units removed" in told.output
+    assert run("diff", "shop/orders", "--to", str(version), "--lake", shop.lake.uri).exit_code == 0
+
+    (tmp_path / "odcs.json").write_text(run("export", "shop/orders").output)
+    imported = run("import", str(tmp_path / "odcs.json"))
+    assert 'Column("at", "timestamp")' in imported.output
+    suite = run("export", "shop/orders", "--as", "gx").output
+    (tmp_path / "suite.json").write_text(suite)
+    assert run("import", str(tmp_path / "suite.json")).exit_code == 2
+    taken = run("import", str(tmp_path / "suite.json"), "--table", "shop/orders")
+    assert taken.exit_code == 0
