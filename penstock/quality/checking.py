@@ -24,6 +24,7 @@ from penstock.contracts import Contract, Expectation
 from penstock.errors import ContractError
 from penstock.quality.columns import ORDERED, REPEATED, judged, measures, second
 from penstock.quality.compiled import broken, check_columns, considered, looked_at
+from penstock.quality.reasons import REASON, reason, with_reasons
 from penstock.quality.results import MASK, Result, add_examples
 
 if TYPE_CHECKING:  # each takes as long to import as a small table to check
@@ -270,13 +271,14 @@ class _Run:
                 writer.close()
             return 0
         marks = [self.breaks[n].alias(f"{n}:broken") for n in blamed if n in self.breaks]
-        frame = self.frame.with_row_index("_row").with_columns(marks)
-        if all(n in self.breaks for n in blamed):
-            frame = frame.filter(reduce(or_, (pl.col(f"{n}:broken") for n in blamed)))
-            if path is None:  # examples alone, and how many rows in all
-                needed = {c for n in blamed for c in self.results[n].expectation.columns}
-                names = [f"{n}:broken" for n in blamed]
-                frame = frame.select("_row", *needed, *names)
+        frame = self.frame.with_row_index("_row")
+        is_told = all(n in self.breaks for n in blamed)  # which rows break them, by expressions
+        if is_told:
+            frame = frame.filter(reduce(or_, (self.breaks[n] for n in blamed)))
+        frame = frame.with_columns(marks)
+        if is_told and path is None:  # examples alone, and how many rows in all
+            needed = {c for n in blamed for c in self.results[n].expectation.columns}
+            frame = frame.select("_row", *needed, *(f"{n}:broken" for n in blamed))
         rejected = 0
         try:
             for batch in _batches(frame, bool(self.hashes)):
@@ -321,7 +323,7 @@ class _Run:
             add_examples(self.results[number], rows, f"{number}:broken", self.personal)
 
     def _reasoned(self, rows: pl.DataFrame, blamed: list[int]) -> pl.DataFrame:
-        reasons = list[pl.Expr]()
+        ways = list[tuple[pl.Expr, pl.Expr]]()
         for number in blamed:
             expectation = self.results[number].expectation
             if expectation.severity == "warn":
@@ -330,18 +332,14 @@ class _Run:
                 pl.lit(MASK) if c in self.personal else pl.col(c).cast(pl.String)
                 for c in expectation.columns[:3]
             ]
-            reason = pl.struct(
-                pl.lit(expectation.name).alias("expectation"),
-                pl.lit(", ".join(expectation.columns)).alias("column"),
-                pl.concat_str(said, separator=", ", ignore_nulls=True).alias("observed"),
-            )
-            reasons.append(pl.when(pl.col(f"{number}:broken")).then(reason))
-        listed = pl.concat_list(reasons).list.drop_nulls().alias("_reasons")
+            seen = pl.concat_str(said, separator=", ", ignore_nulls=True)
+            why = reason(expectation.name, ", ".join(expectation.columns), seen)
+            ways.append((pl.col(f"{number}:broken"), why))
         raw = [
             pl.col(f"raw:{column}").alias(column) if column in self.raw else column
             for column in self.schema
         ]
-        return rows.select("_row", *raw, listed)
+        return with_reasons(rows, ways).select("_row", *raw, "_reasons")
 
 
 class _RejectsWriter:
@@ -353,8 +351,7 @@ class _RejectsWriter:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
-        reason = pl.Struct(dict.fromkeys(("expectation", "column", "observed"), pl.String()))
-        self._schema = {"_row": pl.UInt32, **schema, "_reasons": pl.List(reason)}
+        self._schema = {"_row": pl.UInt32, **schema, "_reasons": pl.List(pl.Struct(REASON))}
         self._parts = list[Path]()
 
     def write(self, rows: pl.DataFrame) -> None:

@@ -28,6 +28,7 @@ from penstock.quality.checking import checked
 from penstock.quality.columns import judged
 from penstock.quality.compiled import UNIQUE, broken, considered, looked_at
 from penstock.quality.history import keep
+from penstock.quality.reasons import reason, with_reasons
 from penstock.quality.repeats import Repeats
 from penstock.quality.results import EXAMPLES, MASK, Result, add_examples, explain
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
@@ -43,7 +44,6 @@ PASS_ROWS = 100_000
 _PASS_BYTES = 64 << 20
 """As stored, that are evaluated at once where rows hold the bytes of files."""
 _PROVENANCE = ("_source_file", "_source_row", "_ingested_at", "_batch")
-_REASON = {"expectation": pl.String, "column": pl.String, "observed": pl.String}
 _LEDGER = pa.schema(
     [
         ("batch", pa.int64()),
@@ -268,7 +268,7 @@ class _Batch:
         ways = self._ways(rules)
         is_rejected = pl.any_horizontal(*(when for when, _ in ways))
         accepted = marked.filter(~is_rejected)
-        rejected = _with_reasons(marked.filter(is_rejected), ways)
+        rejected = with_reasons(marked.filter(is_rejected), ways)
         for counts, rows in ((self.accepted, accepted), (self.rejected, rejected)):
             _count(counts, rows.select(origin("_source_file")).to_series())
         names = rejected["_reasons"].explode().struct.field("expectation")
@@ -282,21 +282,21 @@ class _Batch:
     def _ways(self, rules: list[Result]) -> list[tuple[pl.Expr, pl.Expr]]:
         """Each way for a row to be rejected: whether it is, and the reason."""
         error = pl.col("_error")
-        ways = [(error.is_not_null(), _reason("malformed_row", "", error))]
+        ways = [(error.is_not_null(), reason("malformed_row", "", error))]
         for column in self.contract.columns:
             name, kind = column.name, column.kind
             if kind == "binary":
                 continue  # bytes are bytes
             value = pl.lit(MASK) if column.personal else _raw(name)
-            ways.append((pl.col(f"uncast:{name}"), _reason(f"{name}_is_{kind}", name, value)))
+            ways.append((pl.col(f"uncast:{name}"), reason(f"{name}_is_{kind}", name, value)))
         for rule in rules:
             expectation = rule.expectation
             if expectation.severity == "warn":
                 continue
             shown = [self._shown(name) for name in expectation.columns[:3]]
             observed = pl.concat_str(shown, separator=", ", ignore_nulls=True)
-            reason = _reason(expectation.name, ", ".join(expectation.columns), observed)
-            ways.append((pl.col(f"broken:{expectation.name}"), reason))
+            why = reason(expectation.name, ", ".join(expectation.columns), observed)
+            ways.append((pl.col(f"broken:{expectation.name}"), why))
         return ways
 
     def _shown(self, name: str) -> pl.Expr:
@@ -392,8 +392,8 @@ class _Batch:
         run.rows_read += accepted + rejected
         run.rows_accepted += accepted
         run.rows_rejected += rejected
-        for reason, count in self.reasons.items():
-            run.reasons[reason] = run.reasons.get(reason, 0) + count
+        for why, count in self.reasons.items():
+            run.reasons[why] = run.reasons.get(why, 0) + count
         for total, result in zip(run.results, self.results, strict=True):
             total.elements += result.elements
             total.looked_at += result.looked_at
@@ -445,30 +445,10 @@ def _any_uncast(expectation: Expectation) -> pl.Expr:
     return pl.any_horizontal(*marks)
 
 
-def _reason(expectation: str, column: str, observed: pl.Expr) -> pl.Expr:
-    parts = [pl.lit(expectation).alias("expectation"), pl.lit(column).alias("column")]
-    return pl.struct(*parts, observed.alias("observed"), schema=_REASON)
-
-
 def _write(split: tuple[pl.DataFrame, pl.DataFrame], good: Stager, bad: Stager) -> None:
     for rows, stager in zip(split, (good, bad), strict=True):
         if rows.height:
             stager.write(rows.to_arrow())
-
-
-def _with_reasons(rejected: pl.DataFrame, ways: list[tuple[pl.Expr, pl.Expr]]) -> pl.DataFrame:
-    """Rejected rows with the list of their reasons, in the order of `ways`.
-
-    Way by way, as few rows are rejected in any one: a list of all ways' reasons for each row, of
-    which most are null, takes ten times as long.
-    """
-    numbered = rejected.with_row_index("_row")
-    reasons = [
-        numbered.filter(when).select("_row", reason.alias("_reasons")) for when, reason in ways
-    ]
-    lists = pl.concat(reasons).sort("_row", maintain_order=True)
-    lists = lists.group_by("_row", maintain_order=True).agg("_reasons")
-    return rejected.with_columns(lists["_reasons"])
 
 
 def _by_row(result: Result) -> bool:
