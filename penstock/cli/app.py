@@ -212,6 +212,28 @@ def validate(lake: Lake, table: str, project: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("table")
+@project_option
+@common
+def replay(lake: Lake, table: str, project: Path, as_json: bool) -> None:
+    """Send rejected rows that the contract takes by now into their table, each once.
+
+    \b
+    Examples:
+      penstock replay retail/sales
+    """
+    from dataclasses import asdict
+
+    from penstock.quality import replay as run_replay
+
+    done = asdict(run_replay(lake, ingesting.source_of(project, table)))
+    if as_json:
+        echo_json(done)
+    else:
+        print_facts(done)
+
+
+@main.command()
+@click.argument("table")
 @click.option(
     "--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to show."
 )

@@ -70,6 +70,8 @@ class Contract:
     unknown_columns: Literal["rescue", "add", "fail"] = "rescue"
     """Columns of raw files that the contract doesn't know: kept as JSON in `_rescued`, added to the
     bronze table as text, or the file is refused."""
+    max_rejected: float | int | None = None
+    """Of a batch's rows, a share (0.01) or a number (1000); with more nothing of it commits."""
 
     def __post_init__(self) -> None:
         checked_name(self.table)
@@ -90,6 +92,11 @@ class Contract:
             raise ContractError(f"{self.table}: no column {', '.join(missing)}; there are {known}")
         if self.column(self.event_time).kind != "timestamp":
             raise ContractError(f"{self.table}: event time {self.event_time} is not a timestamp")
+        most = self.max_rejected
+        if most is not None and (most < 0 or (isinstance(most, float) and not most <= 1)):
+            raise ContractError(
+                f"{self.table}: max_rejected is a share up to 1.0 or a number of rows, not {most}"
+            )
         names = [expectation.name for expectation in self.all_expectations]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ContractError(f"{self.table}: expected twice: {', '.join(twice)}")

@@ -130,6 +130,11 @@ def _rest(before: Contract, after: Contract) -> Iterator[Change]:
         old, new = before.unknown_columns, after.unknown_columns
         effect: Effect = "stricter" if new == "fail" else "compatible"
         yield Change(f"unknown columns: {old} -> {new}", effect)
+    if before.max_rejected != after.max_rejected:
+        old_most, most = before.max_rejected, after.max_rejected
+        is_stricter = most is not None and (old_most is None or most < old_most)
+        what = f"max_rejected {old_most} -> {most}"
+        yield Change(what, "stricter" if is_stricter else "compatible")
     for what in ("owner", "description"):
         if getattr(before, what) != getattr(after, what):
             yield Change(f"{what} changed", "compatible")

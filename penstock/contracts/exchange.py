@@ -123,6 +123,7 @@ def to_odcs(contract: Contract, *, version: str = "1.0.0") -> dict[str, Any]:
                 "customProperties": [
                     {"property": "eventTime", "value": contract.event_time},
                     {"property": "unknownColumns", "value": contract.unknown_columns},
+                    {"property": "maxRejected", "value": contract.max_rejected},
                 ],
             }
         ],
@@ -166,6 +167,7 @@ def from_odcs(document: Mapping[str, Any]) -> Contract:
         str((document.get("description") or {}).get("purpose") or ""),
         next((str(member["username"]) for member in team if member.get("role") == "owner"), ""),
         custom.get("unknownColumns", "rescue"),
+        custom.get("maxRejected"),
     )
 
 

@@ -26,6 +26,8 @@ def to_python(contract: Contract) -> str:
         body.append(f"    key=({', '.join(_text(name) for name in contract.key)},),")
     if contract.unknown_columns != "rescue":
         body.append(f"    unknown_columns={_text(contract.unknown_columns)},")
+    if contract.max_rejected is not None:
+        body.append(f"    max_rejected={contract.max_rejected!r},")
     body += ["    columns=(", *(f"        {_column(c)}," for c in contract.columns), "    ),"]
     if contract.expectations:
         calls = (f"        {_expectation(each)}," for each in contract.expectations)

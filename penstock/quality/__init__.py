@@ -3,7 +3,8 @@
 raw batch (text) ─▶ cast.py: typed values, and which did not cast
                  ─▶ compiled.py: expectations as polars expressions, all in one pass
                  ─▶ repeats.py: rows equal to an earlier one of their file
-                 ─▶ validation.py: accepted rows, rejected rows with every reason; commits
+                 ─▶ splitting.py: accepted rows, rejected rows with every reason
+                 ─▶ validation.py: commits both; replaying.py sends rejects through again
                  ─▶ results.py: counts, in the shape of Great Expectations' results
 
 any table ─▶ checking.py: the same expectations over a frame, file or table as it is, with
@@ -17,16 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.quality.checking import Report, check
+    from penstock.quality.replaying import Replay, replay
     from penstock.quality.validation import Validation, validate
 
 _HOMES = {
+    "Replay": "penstock.quality.replaying",
     "Report": "penstock.quality.checking",
     "Validation": "penstock.quality.validation",
     "check": "penstock.quality.checking",
+    "replay": "penstock.quality.replaying",
     "validate": "penstock.quality.validation",
 }
 
-__all__ = ["Report", "Validation", "check", "validate"]
+__all__ = ["Replay", "Report", "Validation", "check", "replay", "validate"]
 
 
 def __getattr__(name: str) -> Any:

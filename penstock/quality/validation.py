@@ -17,20 +17,18 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from penstock.contracts import Contract, Expectation
 from penstock.errors import CommitConflict, ContractError
 from penstock.ingest.formats import raw_type
 from penstock.ingest.ledger import mend_ledger, read_ledger
 from penstock.ingest.source import Source
 from penstock.lake import Lake
-from penstock.quality.cast import typed, uncast
 from penstock.quality.checking import checked
 from penstock.quality.columns import judged
-from penstock.quality.compiled import UNIQUE, broken, considered, looked_at
+from penstock.quality.compiled import UNIQUE
 from penstock.quality.history import keep
-from penstock.quality.reasons import reason, with_reasons
 from penstock.quality.repeats import Repeats
-from penstock.quality.results import EXAMPLES, MASK, Result, add_examples, explain
+from penstock.quality.results import EXAMPLES, Result, explain
+from penstock.quality.splitting import Splitter
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
 from penstock.tables.rewrite import changes_without, origin, rewrite_without
 from penstock.tables.staging import discard
@@ -43,8 +41,7 @@ PASS_ROWS = 100_000
 """Rows evaluated at once."""
 _PASS_BYTES = 64 << 20
 """As stored, that are evaluated at once where rows hold the bytes of files."""
-_PROVENANCE = ("_source_file", "_source_row", "_ingested_at", "_batch")
-_LEDGER = pa.schema(
+LEDGER = pa.schema(
     [
         ("batch", pa.int64()),
         ("file", pa.string()),
@@ -91,7 +88,7 @@ def validate(lake: Lake, source: Source) -> Validation:
     run = Validation(contract.table, results=[Result(e) for e in contract.all_expectations])
     application = f"validate/{source.table}"
     keep(lake, contract)
-    table = _open_tables(lake, source)
+    table = open_tables(lake, source)
     done = table.transaction(application)
     for number in range(done + 1, newest + 1):
         _validate_batch(bronze, source, Transaction(application, number), files, run)
@@ -152,16 +149,13 @@ class _Batch:
         self.bronze, self.lake = bronze, bronze.table.lake
         self.source, self.contract = source, source.contract
         self.transaction, self.files, self.run_total = transaction, files, run
-        self.results = [Result(expectation) for expectation in self.contract.all_expectations]
-        self.repeats = {
+        repeats = {
             expectation.name: Repeats(expectation.columns)
             for expectation in self.contract.all_expectations
             if expectation.type == UNIQUE
         }
-        self.personal = {c.name for c in self.contract.columns if c.personal}
-        self.reasons: dict[str, int] = {}
-        self.accepted: dict[str, int] = {}
-        self.rejected: dict[str, int] = {}
+        self.rows = Splitter(self.contract, repeats)
+        self.results = self.rows.results
 
     def run(self) -> None:
         contract, lake = self.contract, self.lake
@@ -175,7 +169,7 @@ class _Batch:
             with ThreadPoolExecutor(1, thread_name_prefix="penstock-validate") as writer:
                 written: Future[None] | None = None
                 for raw in self._raw_frames():
-                    split = self._split(raw)
+                    split = self.rows.split(raw)
                     if written is not None:
                         written.result()
                     written = writer.submit(_write, split, good, bad) if split else None
@@ -192,7 +186,7 @@ class _Batch:
         note = {
             "rows_accepted": good.rows,
             "rows_rejected": bad.rows,
-            "reasons": self.reasons,
+            "reasons": self.rows.reasons,
             "contract": contract.fingerprint(),
             "results": [result.to_json() for result in self.results],
         }
@@ -221,91 +215,6 @@ class _Batch:
             chunk = max(1, min(PASS_ROWS, _PASS_BYTES // a_row))
             yield from rows.collect_batches(chunk_size=chunk, maintain_order=True)
 
-    def _split(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame] | None:
-        """Evaluate everything on the rows: those accepted, and those rejected with the reasons."""
-        if raw.is_empty():
-            return None
-        columns = self.contract.columns
-        frame = raw.select(
-            *(typed(column) for column in columns),
-            *(pl.col(column.raw_name).alias(f"raw:{column.name}") for column in columns),
-            *_PROVENANCE,
-            pl.col("_rescued"),
-            pl.col("_error"),
-        )
-        is_whole = pl.col("_error").is_null()
-        rules = [result for result in self.results if result.expectation.is_about_rows]
-        marks = [
-            *(uncast(column).alias(f"uncast:{column.name}") for column in columns),
-            *(
-                (broken(rule.expectation) & is_whole & ~_any_uncast(rule.expectation)).alias(
-                    f"broken:{rule.expectation.name}"
-                )
-                for rule in rules
-            ),
-            *(
-                (looked_at(rule.expectation) & is_whole).alias(f"looked:{rule.expectation.name}")
-                for rule in rules
-            ),
-            *(
-                (considered(rule.expectation) & is_whole).alias(f"all:{rule.expectation.name}")
-                for rule in rules
-            ),
-        ]
-        marked = frame.with_columns(*marks)
-        repeats = [self.repeats[rule].mark(frame).alias(f"repeat:{rule}") for rule in self.repeats]
-        marked = marked.with_columns(*repeats).with_columns(
-            (pl.col(f"broken:{rule}") & pl.col(f"repeat:{rule}")).alias(f"broken:{rule}")
-            for rule in self.repeats
-        )
-        for rule in rules:
-            rule.elements += int(marked[f"all:{rule.expectation.name}"].sum())
-            rule.looked_at += int(marked[f"looked:{rule.expectation.name}"].sum())
-            count = int(marked[f"broken:{rule.expectation.name}"].sum())
-            rule.broken += count
-            if count:
-                add_examples(rule, marked, f"broken:{rule.expectation.name}", self.personal)
-        ways = self._ways(rules)
-        is_rejected = pl.any_horizontal(*(when for when, _ in ways))
-        accepted = marked.filter(~is_rejected)
-        rejected = with_reasons(marked.filter(is_rejected), ways)
-        for counts, rows in ((self.accepted, accepted), (self.rejected, rejected)):
-            _count(counts, rows.select(origin("_source_file")).to_series())
-        names = rejected["_reasons"].explode().struct.field("expectation")
-        _count(self.reasons, names)
-        raw_values = [pl.col(f"raw:{c.name}").alias(c.raw_name) for c in columns]
-        return (
-            accepted.select(good_columns(self.contract)),
-            rejected.select(*raw_values, "_rescued", "_reasons", *_PROVENANCE),
-        )
-
-    def _ways(self, rules: list[Result]) -> list[tuple[pl.Expr, pl.Expr]]:
-        """Each way for a row to be rejected: whether it is, and the reason."""
-        error = pl.col("_error")
-        ways = [(error.is_not_null(), reason("malformed_row", "", error))]
-        for column in self.contract.columns:
-            name, kind = column.name, column.kind
-            if kind == "binary":
-                continue  # bytes are bytes
-            value = pl.lit(MASK) if column.personal else _raw(name)
-            ways.append((pl.col(f"uncast:{name}"), reason(f"{name}_is_{kind}", name, value)))
-        for rule in rules:
-            expectation = rule.expectation
-            if expectation.severity == "warn":
-                continue
-            shown = [self._shown(name) for name in expectation.columns[:3]]
-            observed = pl.concat_str(shown, separator=", ", ignore_nulls=True)
-            why = reason(expectation.name, ", ".join(expectation.columns), observed)
-            ways.append((pl.col(f"broken:{expectation.name}"), why))
-        return ways
-
-    def _shown(self, name: str) -> pl.Expr:
-        """A column as a reason shows it; a personal one stays in its own, masked column."""
-        column = self.contract.column(name)
-        if column.kind == "binary":
-            return pl.format("{} bytes", pl.col(name).bin.size())
-        return pl.lit(MASK) if column.personal else pl.col(name).cast(pl.String)
-
     def _check(self, accepted: int, rejected: int) -> None:
         """That the rows add up, and that nothing forbids the commit."""
         read = int(self.files["rows_read"].sum())
@@ -316,8 +225,9 @@ class _Batch:
                 "rejected; nothing was committed. This is a defect of Penstock: keep the lake "
                 "as it is and report it"
             )
+        self._refuse_too_many(rejected, read)
         for file, rows in self.files.select("file", "rows_read").rows():
-            kept = self.accepted.get(file, 0), self.rejected.get(file, 0)
+            kept = self.rows.accepted.get(file, 0), self.rows.rejected.get(file, 0)
             if sum(kept) != rows:
                 raise ContractError(
                     f"{where}: {rows:,} rows of {file} were read, but {kept[0]:,} accepted + "
@@ -328,6 +238,25 @@ class _Batch:
             if result.expectation.type.startswith("expect_table_row_count"):
                 judged(result, {}, {}, read)
             self._refuse(result)
+
+    def _refuse_too_many(self, rejected: int, read: int) -> None:
+        """Raise `ContractError` where more rows were rejected than the contract allows."""
+        most = self.contract.max_rejected
+        if most is None or not rejected:
+            return
+        limit, said = (
+            (most * read, f"{most:.2%}") if isinstance(most, float) else (most, f"{most:,}")
+        )
+        if rejected <= limit:
+            return
+        worst = sorted(self.rows.reasons.items(), key=lambda item: -item[1])[:3]
+        reasons = ", ".join(f"{why} {count:,}" for why, count in worst)
+        raise ContractError(
+            f"{self.contract.table}: batch {self.transaction.number}: {rejected:,} of {read:,} "
+            f"rows ({rejected / read:.2%}) were rejected, more than the {said} that the contract "
+            f"allows (max_rejected): {reasons}. Nothing was committed. Mend the source files, or "
+            "the contract, and run again"
+        )
 
     def _check_columns(self, files: list[StagedFile]) -> None:
         """What columns come to, over the rows that were accepted."""
@@ -341,7 +270,7 @@ class _Batch:
         rows = pl.scan_parquet(paths, storage_options=options, glob=False) if paths else empty
         wanted = [self.results[n].expectation for n in places]
         names = [column.name for column in self.contract.columns]
-        _, results, _ = checked(rows.select(names), wanted, personal=self.personal)
+        _, results, _ = checked(rows.select(names), wanted, personal=self.rows.personal)
         for place, result in zip(places, results, strict=True):
             self.results[place] = result
             self._refuse(result)
@@ -363,15 +292,15 @@ class _Batch:
                 "batch": self.transaction.number,
                 "file": file["file"],
                 "rows_read": file["rows_read"],
-                "rows_accepted": self.accepted.get(file["file"], 0),
-                "rows_rejected": self.rejected.get(file["file"], 0),
+                "rows_accepted": self.rows.accepted.get(file["file"], 0),
+                "rows_rejected": self.rows.rejected.get(file["file"], 0),
                 "replaces": file["replaces"],
                 "validated_at": now,
             }
             for file in self.files.iter_rows(named=True)
         ]
-        with Stager(self.lake, ledger_name(self.contract.table), _LEDGER) as stager:
-            stager.write(pa.Table.from_pylist(rows, schema=_LEDGER))
+        with Stager(self.lake, ledger_name(self.contract.table), LEDGER) as stager:
+            stager.write(pa.Table.from_pylist(rows, schema=LEDGER))
             return stager.finish()
 
     def _commit(
@@ -392,7 +321,7 @@ class _Batch:
         run.rows_read += accepted + rejected
         run.rows_accepted += accepted
         run.rows_rejected += rejected
-        for why, count in self.reasons.items():
+        for why, count in self.rows.reasons.items():
             run.reasons[why] = run.reasons.get(why, 0) + count
         for total, result in zip(run.results, self.results, strict=True):
             total.elements += result.elements
@@ -405,12 +334,7 @@ class _Batch:
         log.info("%s batch %d: %d accepted, %d rejected", run.table, number, accepted, rejected)
 
 
-def good_columns(contract: Contract) -> list[str]:
-    """The columns of the validated table: the contract's, then where each row came from."""
-    return [*(column.name for column in contract.columns), *_PROVENANCE]
-
-
-def _open_tables(lake: Lake, source: Source) -> Snapshot:
+def open_tables(lake: Lake, source: Source) -> Snapshot:
     """Make the three tables where they aren't there; the validated one."""
     contract = source.contract
     times = [
@@ -429,20 +353,10 @@ def _open_tables(lake: Lake, source: Source) -> Snapshot:
         pa.schema([*raw, *rest, *times]), description=f"Rows that broke {contract.table}"
     )
     Table(lake, ledger_name(contract.table)).create(
-        _LEDGER, description=f"Rows accepted and rejected, by source file, of {contract.table}"
+        LEDGER, description=f"Rows accepted and rejected, by source file, of {contract.table}"
     )
     schema = pa.schema([*contract.arrow_schema(), *times])
     return Table(lake, contract.table).create(schema, description=contract.description)
-
-
-def _any_uncast(expectation: Expectation) -> pl.Expr:
-    """Text that is no value has its own reason; what follows from the null is not another."""
-    if expectation.type == UNIQUE:
-        return pl.lit(value=False)
-    marks = [
-        pl.col(f"raw:{name}").is_not_null() & pl.col(name).is_null() for name in expectation.columns
-    ]
-    return pl.any_horizontal(*marks)
 
 
 def _write(split: tuple[pl.DataFrame, pl.DataFrame], good: Stager, bad: Stager) -> None:
@@ -453,12 +367,3 @@ def _write(split: tuple[pl.DataFrame, pl.DataFrame], good: Stager, bad: Stager) 
 
 def _by_row(result: Result) -> bool:
     return result.expectation.is_about_rows
-
-
-def _raw(name: str) -> pl.Expr:
-    return pl.col(f"raw:{name}")
-
-
-def _count(into: dict[str, int], values: pl.Series) -> None:
-    for value, count in values.value_counts().rows():
-        into[value] = into.get(value, 0) + count

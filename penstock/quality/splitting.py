@@ -1,0 +1,150 @@
+"""Rows told apart by a contract: accepted ones typed, rejected ones as they came, with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import polars as pl
+
+from penstock.contracts import Contract, Expectation
+from penstock.quality.cast import typed, uncast
+from penstock.quality.compiled import UNIQUE, broken, considered, looked_at
+from penstock.quality.reasons import reason, with_reasons
+from penstock.quality.results import MASK, Result, add_examples
+from penstock.tables.rewrite import origin
+
+PROVENANCE = ("_source_file", "_source_row", "_ingested_at", "_batch")
+
+
+class Marker(Protocol):
+    """Says of rows whether they repeat others; of each chunk once, in order."""
+
+    def mark(self, chunk: pl.DataFrame) -> pl.Series: ...
+
+
+class Splitter:
+    """Evaluates all that a contract expects of rows, chunk by chunk, and counts.
+
+    Parameters
+    ----------
+    repeats: for each expectation of unique rows, by name.
+    """
+
+    def __init__(self, contract: Contract, repeats: Mapping[str, Marker]) -> None:
+        self.contract, self.repeats = contract, repeats
+        self.results = [Result(expectation) for expectation in contract.all_expectations]
+        self.personal = {column.name for column in contract.columns if column.personal}
+        self.reasons: dict[str, int] = {}
+        self.accepted: dict[str, int] = {}
+        self.rejected: dict[str, int] = {}
+        """By source file."""
+
+    def split(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame] | None:
+        """Evaluate everything on the rows: those accepted, and those rejected with the reasons."""
+        if raw.is_empty():
+            return None
+        columns = self.contract.columns
+        frame = raw.select(
+            *(typed(column) for column in columns),
+            *(pl.col(column.raw_name).alias(f"raw:{column.name}") for column in columns),
+            *PROVENANCE,
+            pl.col("_rescued"),
+            pl.col("_error"),
+        )
+        is_whole = pl.col("_error").is_null()
+        rules = [result for result in self.results if result.expectation.is_about_rows]
+        marks = [
+            *(uncast(column).alias(f"uncast:{column.name}") for column in columns),
+            *(
+                (broken(rule.expectation) & is_whole & ~_any_uncast(rule.expectation)).alias(
+                    f"broken:{rule.expectation.name}"
+                )
+                for rule in rules
+            ),
+            *(
+                (looked_at(rule.expectation) & is_whole).alias(f"looked:{rule.expectation.name}")
+                for rule in rules
+            ),
+            *(
+                (considered(rule.expectation) & is_whole).alias(f"all:{rule.expectation.name}")
+                for rule in rules
+            ),
+        ]
+        marked = frame.with_columns(*marks)
+        repeats = [self.repeats[rule].mark(frame).alias(f"repeat:{rule}") for rule in self.repeats]
+        marked = marked.with_columns(*repeats).with_columns(
+            (pl.col(f"broken:{rule}") & pl.col(f"repeat:{rule}")).alias(f"broken:{rule}")
+            for rule in self.repeats
+        )
+        for rule in rules:
+            rule.elements += int(marked[f"all:{rule.expectation.name}"].sum())
+            rule.looked_at += int(marked[f"looked:{rule.expectation.name}"].sum())
+            count = int(marked[f"broken:{rule.expectation.name}"].sum())
+            rule.broken += count
+            if count:
+                add_examples(rule, marked, f"broken:{rule.expectation.name}", self.personal)
+        ways = self._ways(rules)
+        is_rejected = pl.any_horizontal(*(when for when, _ in ways))
+        accepted = marked.filter(~is_rejected)
+        rejected = with_reasons(marked.filter(is_rejected), ways)
+        for counts, rows in ((self.accepted, accepted), (self.rejected, rejected)):
+            _count(counts, rows.select(origin("_source_file")).to_series())
+        names = rejected["_reasons"].explode().struct.field("expectation")
+        _count(self.reasons, names)
+        raw_values = [pl.col(f"raw:{c.name}").alias(c.raw_name) for c in columns]
+        return (
+            accepted.select(good_columns(self.contract)),
+            rejected.select(*raw_values, "_rescued", "_reasons", *PROVENANCE),
+        )
+
+    def _ways(self, rules: list[Result]) -> list[tuple[pl.Expr, pl.Expr]]:
+        """Each way for a row to be rejected: whether it is, and the reason."""
+        error = pl.col("_error")
+        ways = [(error.is_not_null(), reason("malformed_row", "", error))]
+        for column in self.contract.columns:
+            name, kind = column.name, column.kind
+            if kind == "binary":
+                continue  # bytes are bytes
+            value = pl.lit(MASK) if column.personal else _raw(name)
+            ways.append((pl.col(f"uncast:{name}"), reason(f"{name}_is_{kind}", name, value)))
+        for rule in rules:
+            expectation = rule.expectation
+            if expectation.severity == "warn":
+                continue
+            shown = [self._shown(name) for name in expectation.columns[:3]]
+            observed = pl.concat_str(shown, separator=", ", ignore_nulls=True)
+            why = reason(expectation.name, ", ".join(expectation.columns), observed)
+            ways.append((pl.col(f"broken:{expectation.name}"), why))
+        return ways
+
+    def _shown(self, name: str) -> pl.Expr:
+        """A column as a reason shows it; a personal one stays in its own, masked column."""
+        column = self.contract.column(name)
+        if column.kind == "binary":
+            return pl.format("{} bytes", pl.col(name).bin.size())
+        return pl.lit(MASK) if column.personal else pl.col(name).cast(pl.String)
+
+
+def good_columns(contract: Contract) -> list[str]:
+    """The columns of the validated table: the contract's, then where each row came from."""
+    return [*(column.name for column in contract.columns), *PROVENANCE]
+
+
+def _any_uncast(expectation: Expectation) -> pl.Expr:
+    """Text that is no value has its own reason; what follows from the null is not another."""
+    if expectation.type == UNIQUE:
+        return pl.lit(value=False)
+    marks = [
+        pl.col(f"raw:{name}").is_not_null() & pl.col(name).is_null() for name in expectation.columns
+    ]
+    return pl.any_horizontal(*marks)
+
+
+def _raw(name: str) -> pl.Expr:
+    return pl.col(f"raw:{name}")
+
+
+def _count(into: dict[str, int], values: pl.Series) -> None:
+    for value, count in values.value_counts().rows():
+        into[value] = into.get(value, 0) + count
