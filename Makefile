@@ -42,7 +42,7 @@ lint: setup  ## format, lint, types, arrows between packages
 
 lock: setup  ## resolve the dependencies anew into requirements.lock
 	$(UV) pip compile pyproject.toml --quiet --universal --generate-hashes --upgrade \
-	  --python-version 3.11 --extra dagster --extra s3 --extra images --extra prometheus --extra excel --extra media --extra databases --extra opentelemetry --extra dev \
+	  --python-version 3.11 --extra dagster --extra s3 --extra images --extra prometheus --extra excel --extra media --extra databases --extra opentelemetry --extra quality --extra dev \
 	  --no-header --output-file requirements.lock
 
 bench-feed: setup  ## the feed beside the peers that are installed (docs/benchmarks.md; ARGS="--scale 0.1")

@@ -167,7 +167,7 @@ def _is_time(columns: _Columns, arguments: _Arguments) -> pl.Expr:
         except pl.exceptions.PolarsError:  # a format without a date, or unknown to it
             return _asked(partial(_has_format, form), series)
         rows = (series.is_not_null() & parsed.is_null()).arg_true()
-        said = parsed.is_not_null()
+        said = parsed.is_not_null().set(series.is_null(), None)
         if not len(rows):
             return said
         return said.scatter(rows, _asked(partial(_has_format, form), series.gather(rows)))
