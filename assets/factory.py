@@ -29,6 +29,7 @@ from penstock.ingest import Source, ingest
 from penstock.ingest.ledger import read_ledger, unread_files
 from penstock.labels import Outcome
 from penstock.quality import Validation, validate
+from penstock.quality.proving import prove_contract
 from penstock.quality.results import Result, explain
 from penstock.quality.validation import rejects_name
 from penstock.storage.sources import without_credentials
@@ -156,6 +157,7 @@ def _files_check(unread: dict[str, str]) -> dg.AssetCheckResult:
 
 def _validated(domain: Domain) -> dg.AssetsDefinition:
     source, contract = domain.source, domain.source.contract
+    prove_contract(contract)  # what can't be asked is told as the code is loaded, not at night
     table, rejects = contract.table, rejects_name(contract.table)
     common: dict[str, Any] = {
         "deps": [key(source.table)],

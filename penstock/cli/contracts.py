@@ -139,7 +139,17 @@ def _version(text: str) -> int | str | None:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    text = path.read_text()
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise ContractError(f"{path}: neither JSON nor YAML: {error}") from error
+    found = _parsed(path, text)
+    if not isinstance(found, dict):
+        raise ContractError(f"{path}: holds no object, but {type(found).__name__}")
+    return cast("dict[str, Any]", found)
+
+
+def _parsed(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -180,10 +190,13 @@ def check(
     from penstock.tables import Table
 
     name, _, version = data.partition("@")
-    is_table = name in lake.table_names()
+    is_table = "://" not in data and not Path(data).exists() and name in lake.table_names()
     wanted: Contract | list[Expectation]
     if suite is not None:
-        wanted = [Expectation.from_gx(each) for each in _document(suite).get("expectations", ())]
+        entries = _document(suite).get("expectations")
+        if not isinstance(entries, list):
+            raise ContractError(f"{suite}: a suite has a list of expectations; this has none")
+        wanted = [Expectation.from_gx(each) for each in cast("list[Any]", entries)]
     elif table or is_table:
         wanted = _contract(table or name)
     else:

@@ -65,6 +65,7 @@ from penstock.contracts.expectations import (
     expect_compound_columns_to_be_unique,
     expect_multicolumn_sum_to_equal,
     expect_multicolumn_values_to_be_equal,
+    expect_multicolumn_values_to_be_unique,
     expect_select_column_values_to_be_unique_within_record,
 )
 
@@ -121,6 +122,7 @@ __all__ = [
     "expect_compound_columns_to_be_unique",
     "expect_multicolumn_sum_to_equal",
     "expect_multicolumn_values_to_be_equal",
+    "expect_multicolumn_values_to_be_unique",
     "expect_select_column_values_to_be_unique_within_record",
     "expect_table_column_count_to_be_between",
     "expect_table_column_count_to_equal",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from penstock.contracts.contract import Column, Contract, Kind
 from penstock.contracts.expectation import Expectation
@@ -94,9 +94,11 @@ def _expectations(before: Contract, after: Contract) -> Iterator[Change]:
     for name, each in new.items():
         if name not in old:
             yield Change(f"expected: {each.describe()}", _effect(each), f"severity {each.severity}")
-        elif _told(old[name]) != _told(each):
+        elif old[name] != each:
             what = f"{old[name].describe()} -> {each.describe()}"
-            yield Change(f"expected: {what}", _effect(each), _how(old[name], each))
+            is_let_go = each.severity == "warn" and old[name].severity != "warn"
+            effect: Effect = "breaking" if is_let_go else _effect(each)
+            yield Change(f"expected: {what}", effect, _how(old[name], each))
     for name in old.keys() - new.keys():
         what = f"no longer expected: {old[name].describe()}"
         is_held = old[name].severity != "warn"
@@ -106,10 +108,6 @@ def _expectations(before: Contract, after: Contract) -> Iterator[Change]:
 
 def _effect(expectation: Expectation) -> Effect:
     return "compatible" if expectation.severity == "warn" else "stricter"
-
-
-def _told(expectation: Expectation) -> Any:
-    return expectation.to_gx()
 
 
 def _how(old: Expectation, new: Expectation) -> str:

@@ -72,17 +72,24 @@ def from_gx_suite(
     found, left = list(contract.expectations), dict[str, list[str]]()
     known = {expectation.name for expectation in contract.all_expectations}
     names = {column.name for column in contract.columns}
-    for entry in suite.get("expectations", ()):
+    entries = suite.get("expectations") if isinstance(suite, Mapping) else None  # pyright: ignore
+    if not isinstance(entries, Sequence):
+        raise ContractError("not a suite of Great Expectations: it has no list of expectations")
+    for entry in entries:
         try:
-            expectation = Expectation.from_gx(entry)
+            expectation = _typed(Expectation.from_gx(entry), contract.columns)
         except ContractError as error:
-            kind = str(entry.get("type") or entry.get("expectation_type"))
+            is_one = isinstance(entry, Mapping)
+            kind = str(entry.get("type") or entry.get("expectation_type")) if is_one else "entry"
             left.setdefault(str(error), []).append(kind)
             continue
         if missing := [name for name in expectation.columns if name not in names]:
             reason = f"no column {', '.join(missing)}"
             left.setdefault(reason, []).append(expectation.type)
-        elif expectation.name not in known:
+        elif expectation.name in known:
+            reason = f"{expectation.name} is expected already; a contract has one of a name"
+            left.setdefault(reason, []).append(expectation.type)
+        else:
             known.add(expectation.name)
             found.append(expectation)
     return replace(contract, expectations=tuple(found)), left
@@ -135,11 +142,22 @@ def from_odcs(document: Mapping[str, Any]) -> Contract:
 
     Raises
     ------
-    ContractError: it has no table, no timestamp for an event time, or an unknown type.
+    ContractError: it has no table, no timestamp for an event time, an unknown type, more than one
+        table, or quality rules that can't be compiled.
     """
+    try:
+        return _from_odcs(document)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ContractError(f"not an Open Data Contract of version 3: {error!r}") from error
+
+
+def _from_odcs(document: Mapping[str, Any]) -> Contract:
     tables: Sequence[Mapping[str, Any]] = document.get("schema") or ()
     if not tables:
         raise ContractError("the document's schema has no table")
+    if len(tables) > 1:
+        names = ", ".join(str(each.get("name")) for each in tables)
+        raise ContractError(f"the document has several tables ({names}); take one at a time")
     table, columns, key = tables[0], list[Column](), list[tuple[int, str]]()
     for each in table.get("properties") or ():
         columns.append(_column(each))
@@ -153,11 +171,16 @@ def from_odcs(document: Mapping[str, Any]) -> Contract:
     name = str(table.get("physicalName") or table["name"])
     name = name if "/" in name else f"{document.get('domain') or 'default'}/{name}"
     team: Sequence[Mapping[str, Any]] = document.get("team") or ()
-    rules = [
-        Expectation.from_gx(rule["implementation"])
-        for rule in table.get("quality") or ()
-        if rule.get("engine") == "greatExpectations"
+    quality = [*(table.get("quality") or ())]
+    quality += [
+        rule for each in table.get("properties") or () for rule in each.get("quality") or ()
     ]
+    if other := [rule for rule in quality if rule.get("engine") != "greatExpectations"]:
+        raise ContractError(
+            f"{len(other)} quality rules are of another engine than greatExpectations, such as "
+            f"{other[0]}; take them out of the document, and write them as expectations"
+        )
+    rules = [_typed(Expectation.from_gx(rule["implementation"]), columns) for rule in quality]
     return Contract(
         name,
         tuple(columns),
@@ -216,7 +239,32 @@ def _of_field(field: pa.Field, table: str) -> Column:
 
 def _expectation(value: dict[str, Any]) -> Expectation:
     value["columns"] = tuple(value["columns"])
+    arguments: dict[str, Any] = value["arguments"]
+    if "value_pairs_set" in arguments:
+        arguments["value_pairs_set"] = [tuple(pair) for pair in arguments["value_pairs_set"]]
     return Expectation(**value)
+
+
+def _typed(expectation: Expectation, columns: Sequence[Column]) -> Expectation:
+    """With texts as the times that they are, where the column has times: JSON has none."""
+    kinds = {column.name: column.kind for column in columns}
+    kind = kinds.get(expectation.columns[0]) if expectation.columns else None
+    if kind not in ("timestamp", "date"):
+        return expectation
+    read = datetime.fromisoformat if kind == "timestamp" else date.fromisoformat
+
+    def timed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [timed(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+        return read(value) if isinstance(value, str) else value
+
+    keys = ("min_value", "max_value", "value_set")
+    arguments = dict(expectation.arguments)
+    try:
+        arguments |= {key: timed(arguments[key]) for key in keys if key in arguments}
+    except ValueError as error:
+        raise ContractError(f"{expectation.name}: {error}") from error
+    return replace(expectation, arguments=arguments)
 
 
 def _property(contract: Contract, column: Column) -> dict[str, Any]:

@@ -10,9 +10,11 @@ expression over the table's columns.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
+from inspect import signature
+from types import NoneType
 from typing import Any, Literal, TypedDict, cast, get_args
 
 from penstock.contracts.catalogue import KINDS, Kind
@@ -29,6 +31,13 @@ _PREFIXES = (
     "expect_column_",
     "expect_table_",
 )
+
+
+_ONE_OF = {
+    "match_on": ("any", "all"),
+    "method": ("iqr", "std"),
+    "ignore_row_if": get_args(IgnoreRow),
+}
 
 
 class RowOptions(TypedDict, total=False):
@@ -77,6 +86,9 @@ class Expectation:
                 f"{self.name}: it says nothing of single rows, which could be rejected; its "
                 "severity is warn or fail"
             )
+        object.__setattr__(self, "row_condition", self.row_condition or None)
+        if len(set(self.columns)) < len(self.columns):
+            raise ContractError(f"{self.name}: names a column twice: {', '.join(self.columns)}")
         if not 0 < self.mostly <= 1:
             raise ContractError(f"{self.name}: mostly must lie in (0, 1], got {self.mostly}")
         _check_arguments(self)
@@ -143,12 +155,23 @@ class Expectation:
         ------
         ContractError: Penstock doesn't know its type, or it has a row condition of pandas or Spark.
         """
+        if not isinstance(entry, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ContractError(f"an expectation is an object of type and kwargs, not {entry!r}")
         kind = str(entry.get("type") or entry.get("expectation_type") or "")
-        arguments = dict(entry.get("kwargs") or {})
         if kind not in KINDS:
             raise ContractError(
                 f"{kind or 'an entry without a type'} can't be compiled; see docs/contracts.md"
             )
+        try:
+            return cls._from_gx(kind, entry)
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise ContractError(f"{kind}: its arguments are not those it has: {error}") from error
+
+    @classmethod
+    def _from_gx(cls, kind: str, entry: Mapping[str, Any]) -> Expectation:
+        from penstock import contracts
+
+        arguments = dict(entry.get("kwargs") or {})
         said = (entry.get("meta") or {}).get("penstock") or {}
         for unused in ("batch_id", "result_format", "catch_exceptions", "condition_parser"):
             arguments.pop(unused, None)
@@ -156,26 +179,25 @@ class Expectation:
             raise ContractError(
                 f"{kind}: its row_condition {condition!r} is not SQL; write it as Penstock's"
             )
-        is_about_table = KINDS[kind] == "table"
-        columns = tuple(arguments.pop("column_list", ())) if not is_about_table else ()
-        for name in ("column", "column_A", "column_B"):
-            if (column := arguments.pop(name, None)) is not None:
-                columns = (*columns, column)
+        if "column_list" in arguments:
+            arguments["column_list"] = listed(arguments["column_list"])
+        for theirs, ours in (("column_A", "column_a"), ("column_B", "column_b")):
+            if theirs in arguments:
+                arguments[ours] = arguments.pop(theirs)
         if kind == "expect_multicolumn_values_to_be_unique":
-            columns = tuple(dict.fromkeys(columns))
+            arguments.pop("column", None)
         by_row = KINDS[kind] in ("row", "pair", "rows")
         named = {text: name for name, text in _SEVERITY_IN_GX.items()}
         default = "reject" if by_row else "warn"
         severity: Any = said.get("severity") or named.get(str(entry.get("severity")), default)
         severity = "warn" if severity == "reject" and not by_row else severity
-        return cls(
-            kind,
-            columns,
-            {key: value for key, value in arguments.items() if key != "mostly"},
-            severity,
-            float(arguments.get("mostly") or 1.0),
-            said.get("row_condition"),
-        )
+        mostly = arguments.pop("mostly", None)
+        takes_share = by_row or "mostly" in signature(getattr(contracts, kind)).parameters
+        if takes_share:
+            arguments["mostly"] = 1.0 if mostly is None else float(mostly)
+        if by_row:
+            arguments["row_condition"] = said.get("row_condition")
+        return getattr(contracts, kind)(**arguments, severity=severity)
 
 
 def listed(values: Any) -> Any:
@@ -197,6 +219,9 @@ def _check_arguments(expectation: Expectation) -> None:
     takes_bounds = "min_value" in arguments or "max_value" in arguments
     if takes_bounds and low is None and high is None:
         raise ContractError(f"{name} needs min_value, max_value or both")
+    for key, allowed in _ONE_OF.items():
+        if key in arguments and arguments[key] not in allowed:
+            raise ContractError(f"{name}: {key} is {' or '.join(allowed)}, not {arguments[key]!r}")
     for bound in (low, high):
         if isinstance(bound, float) and bound != bound:
             raise ContractError(f"{name}: NaN is no bound; nothing is less or more than it")
@@ -216,20 +241,31 @@ def _one(arguments: Mapping[str, Any], key: str) -> list[Any]:
 def _check_regex(name: str, regex: Any) -> None:
     if not isinstance(regex, str):
         raise ContractError(f"{name}: a regular expression is text, not {regex!r}")
+    import polars as pl  # whose engine will match it
+
     try:
-        re.compile(regex)
-    except re.error as error:
-        raise ContractError(f"{name}: {regex!r} is no regular expression: {error}") from error
-    if re.search(r"\(\?<?[=!]|\\[1-9]", regex):
+        pl.Series([""]).str.contains(regex)
+    except pl.exceptions.PolarsError as error:
+        reason = " ".join(str(error).split())
+        hint = ""
+        if "look-around" in reason or "backreferences" in reason:
+            hint = (
+                "; it looks around or back, which can't be matched at the speed of a scan: say it "
+                "with two expectations, or with expect_column_values_to_not_match_regex"
+            )
         raise ContractError(
-            f"{name}: {regex!r} looks around or back, which can't be matched at the speed of a "
-            "scan; say it with two expectations, or with expect_column_values_to_not_match_regex"
-        )
+            f"{name}: {regex!r} is no regular expression: {reason}{hint}"
+        ) from error
 
 
 def _check_set(name: str, key: str, values: Any) -> None:
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise ContractError(f"{name}: {key} is a list of at least one value, not {values!r}")
+    plain = (str, int, float, date, tuple, list, NoneType)
+    if odd := [value for value in values if not isinstance(value, plain)]:
+        raise ContractError(
+            f"{name}: {key} has {odd[0]!r}; values are text, numbers, booleans, dates and times"
+        )
     kinds = {
         "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
         for value in values

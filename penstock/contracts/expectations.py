@@ -344,6 +344,17 @@ def expect_select_column_values_to_be_unique_within_record(
     return Expectation(kind, tuple(column_list), _ignored(ignore_row_if), **options)
 
 
+def expect_multicolumn_values_to_be_unique(
+    column_list: Sequence[str],
+    *,
+    ignore_row_if: IgnoreRow | None = None,
+    **options: Unpack[RowOptions],
+) -> Expectation:
+    """Great Expectations' older name of `..._unique_within_record`."""
+    kind = "expect_multicolumn_values_to_be_unique"
+    return Expectation(kind, tuple(column_list), _ignored(ignore_row_if), **options)
+
+
 def _bounds(
     low: Any, high: Any, *, strict_min: bool = False, strict_max: bool = False
 ) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import fields
 from datetime import date, datetime
 from typing import Any
@@ -72,6 +74,13 @@ def _value(value: Any) -> str:
             return f"date.fromisoformat({_text(value.isoformat())})"
         case str():
             return _text(value)
+        case float() if not math.isfinite(value):
+            return f'float("{value}")'
+        case tuple():
+            return f"({', '.join(map(_value, value))},)"  # pyright: ignore[reportUnknownArgumentType]
+        case dict():
+            pairs = (f"{_text(str(key))}: {_value(each)}" for key, each in value.items())  # pyright: ignore
+            return f"{{{', '.join(pairs)}}}"
         case list():
             return f"[{', '.join(map(_value, value))}]"  # pyright: ignore[reportUnknownArgumentType]
         case _:
@@ -80,8 +89,17 @@ def _value(value: Any) -> str:
 
 def _times(contract: Contract) -> list[str]:
     values = [v for each in contract.expectations for v in each.arguments.values()]
-    values += [each for value in values if isinstance(value, list) for each in value]
-    return [type(value).__name__ for value in values if isinstance(value, date)]
+    return [type(value).__name__ for value in _leaves(values) if isinstance(value, date)]
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, list | tuple):
+        for each in value:  # pyright: ignore[reportUnknownVariableType]
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 def _text(value: str) -> str:

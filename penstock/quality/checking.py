@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, cast
 import polars as pl
 
 from penstock.contracts import Contract, Expectation
-from penstock.errors import ContractError
-from penstock.quality.columns import ORDERED, REPEATED, judged, measures, second
-from penstock.quality.compiled import broken, check_columns, considered, looked_at
-from penstock.quality.reasons import REASON, reason, with_reasons
+from penstock.errors import ContractError, SourceError
+from penstock.quality.columns import ORDERED, REPEATED, judged, mask, measures, second
+from penstock.quality.compiled import broken, considered, looked_at, read_by
+from penstock.quality.proving import prove
+from penstock.quality.reasons import REASON, reason, shown, with_reasons
 from penstock.quality.results import MASK, Result, add_examples
 
 if TYPE_CHECKING:  # each takes as long to import as a small table to check
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # each takes as long to import as a small table to check
     Data = pl.DataFrame | pl.LazyFrame | pa.Table | Table | Snapshot | str | Path
 
 _BATCH_ROWS = 1 << 17
+_ROW = "__penstock_row"
 
 
 @dataclass(slots=True)
@@ -110,9 +112,31 @@ def check(
     contract = expectations if isinstance(expectations, Contract) else None
     wanted = contract.all_expectations if contract else cast("Sequence[Any]", expectations)
     personal = {c.name for c in contract.columns if c.personal} if contract else set[str]()
-    path = None if rejects is None else Path(rejects)
-    rows, results, rejected = checked(_scanned(data), wanted, personal=personal, rejects=path)
-    return Report(name or _named(data, contract), rows, results, rejected)
+    path, name = None if rejects is None else Path(rejects), name or _named(data, contract)
+    if path is not None:
+        _refuse_path(path, data)
+    try:
+        rows, results, rejected = checked(_scanned(data), wanted, personal=personal, rejects=path)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise SourceError(f"{name}: can't be read: {reason}") from error
+    return Report(name, rows, results, rejected)
+
+
+def _refuse_path(path: Path, data: Data) -> None:
+    """Raise `ContractError` where rejects can't be written, or would lie on what is checked."""
+    parents = [path, *path.parents]
+    if path.is_dir() or path.name in ("", ".", ".."):
+        raise ContractError(f"{path}: rejects are written to a file, and this is a folder")
+    if any(parent.is_file() for parent in parents[1:]):
+        raise ContractError(f"{path}: rejects can't be written there: a file is in the way")
+    if isinstance(data, str | Path) and "://" not in str(data):
+        source = Path(data).resolve()
+        if source in [each.resolve() for each in parents if each.exists() or each == path]:
+            raise ContractError(
+                f"{path}: rejects would be written over what is checked, or among it; take a path "
+                "outside of it"
+            )
 
 
 def checked(
@@ -129,8 +153,10 @@ def checked(
     personal: columns whose values are not shown.
     """
     schema = dict(frame.collect_schema())
+    if rejects is not None and (taken := sorted({"_row", "_reasons"} & set(schema))):
+        raise ContractError(f"{rejects}: rejects have columns {', '.join(taken)} of their own")
     for expectation in expectations:
-        check_columns(expectation, schema)
+        prove(expectation, schema)
     run = _Run(frame, schema, [Result(each) for each in expectations], personal)
     try:
         run.count()
@@ -161,7 +187,7 @@ class _Run:
         self.hashed: dict[int, Hashes] = {}
         self.breaks: dict[int, pl.Expr] = {}
         """By result: which rows break it, where an expression says so."""
-        used = {column for result in results for column in result.expectation.columns}
+        used = {column for result in results for column in read_by(result.expectation)}
         self.floats = [n for n, kind in schema.items() if kind.is_float() and n in used]
         self.raw = set[str]()
         """Columns that are kept as they came beside what they are made."""
@@ -169,7 +195,7 @@ class _Run:
     def without_nan(self) -> None:
         """Make every NaN null, which takes a copy of its column: only where there are some."""
         self.raw, self.floats = set(self.floats), []
-        as_they_came = (pl.col(column).alias(f"raw:{column}") for column in self.raw)
+        as_they_came = (pl.col(column).alias(_raw(column)) for column in sorted(self.raw))
         made = pl.col(sorted(self.raw)).fill_nan(None)
         self.frame = self.frame.with_columns(*as_they_came, made)
 
@@ -199,6 +225,8 @@ class _Run:
             breaks = second(expectation, own) if expectation.kind == "column" else None
             if breaks is None:
                 judged(result, own, self.schema, self.rows)
+                if self.personal & set(expectation.columns):
+                    mask(result)
             else:
                 there = pl.col(expectation.columns[0]).is_not_null()
                 self.breaks[number] = breaks.fill_null(value=False) & there
@@ -231,7 +259,7 @@ class _Run:
             elif expectation.type in REPEATED:
                 self.hashed[number] = Hashes(expectation.columns)
         needed = dict.fromkeys(
-            c for n in (*steps, *self.hashed) for c in self.results[n].expectation.columns
+            c for n in (*steps, *self.hashed) for c in read_by(self.results[n].expectation)
         )
         conditions = {
             n: looked_at(self.results[n].expectation)
@@ -240,20 +268,22 @@ class _Run:
             for n in self.hashed
         }
         frame = self.frame.select(
-            *needed, *(pick.alias(f"{n}:looked") for n, pick in conditions.items())
+            *needed, *(pick.alias(_looked(n)) for n, pick in conditions.items())
         )
         counted = dict.fromkeys(self.hashed, 0)
         for batch in _batches(frame):
             for step in steps.values():
                 step.add(batch)
             for number, hashes in self.hashed.items():
-                rows = batch.filter(pl.col(f"{number}:looked"))
+                rows = batch.filter(pl.col(_looked(number)))
                 counted[number] += rows.height
                 hashes.add(rows)
         for number, step in steps.items():
             result = self.results[number]
             result.elements, result.looked_at, result.broken = self.rows, step.values, step.broken
             result.examples = step.examples
+            if self.personal & set(result.expectation.columns):
+                mask(result)
         for number, hashes in self.hashed.items():
             with hashes:
                 self.hashes[number], broken_rows = hashes.repeated()
@@ -270,31 +300,31 @@ class _Run:
             if writer is not None:
                 writer.close()
             return 0
-        marks = [self.breaks[n].alias(f"{n}:broken") for n in blamed if n in self.breaks]
-        frame = self.frame.with_row_index("_row")
+        marks = [self.breaks[n].alias(_broken(n)) for n in blamed if n in self.breaks]
+        frame = self.frame.with_row_index(_ROW)
         is_told = all(n in self.breaks for n in blamed)  # which rows break them, by expressions
         if is_told:
             frame = frame.filter(reduce(or_, (self.breaks[n] for n in blamed)))
         frame = frame.with_columns(marks)
         if is_told and path is None:  # examples alone, and how many rows in all
-            needed = {c for n in blamed for c in self.results[n].expectation.columns}
-            frame = frame.select("_row", *needed, *(f"{n}:broken" for n in blamed))
+            needed = {c for n in blamed for c in read_by(self.results[n].expectation)}
+            frame = frame.select(_ROW, *needed, *(_broken(n) for n in blamed))
         rejected = 0
         try:
             for batch in _batches(frame, bool(self.hashes)):
                 rows = self._with_repeats(batch, blamed)
                 self._show(rows, blamed)
                 if rejecting:
-                    bad = rows.filter(pl.any_horizontal(f"{n}:broken" for n in rejecting))
+                    bad = rows.filter(pl.any_horizontal(_broken(n) for n in rejecting))
                     rejected += bad.height
                     if writer is not None and bad.height:
                         writer.write(self._reasoned(bad, blamed))
+            if writer is not None:
+                writer.close()
         except BaseException:
             if writer is not None:
                 writer.abandon()
             raise
-        if writer is not None:
-            writer.close()
         return rejected
 
     def _can(self, number: int) -> bool:
@@ -315,12 +345,12 @@ class _Run:
             if expectation.kind != "rows":
                 is_looked = pl.col(expectation.columns[0]).is_not_null()
             looked = batch.select(is_looked.alias("looked")).to_series()
-            marks.append((pl.Series(is_found) & looked).alias(f"{number}:broken"))
+            marks.append((pl.Series(is_found) & looked).alias(_broken(number)))
         return batch.with_columns(marks) if marks else batch
 
     def _show(self, rows: pl.DataFrame, blamed: list[int]) -> None:
         for number in blamed:
-            add_examples(self.results[number], rows, f"{number}:broken", self.personal)
+            add_examples(self.results[number], rows, _broken(number), self.personal)
 
     def _reasoned(self, rows: pl.DataFrame, blamed: list[int]) -> pl.DataFrame:
         ways = list[tuple[pl.Expr, pl.Expr]]()
@@ -329,25 +359,23 @@ class _Run:
             if expectation.severity == "warn":
                 continue
             said = [
-                pl.lit(MASK) if c in self.personal else pl.col(c).cast(pl.String)
+                pl.lit(MASK) if c in self.personal else shown(c, self.schema[c])
                 for c in expectation.columns[:3]
             ]
             seen = pl.concat_str(said, separator=", ", ignore_nulls=True)
             why = reason(expectation.name, ", ".join(expectation.columns), seen)
-            ways.append((pl.col(f"{number}:broken"), why))
+            ways.append((pl.col(_broken(number)), why))
         raw = [
-            pl.col(f"raw:{column}").alias(column) if column in self.raw else column
+            pl.col(_raw(column)).alias(column) if column in self.raw else column
             for column in self.schema
         ]
-        return with_reasons(rows, ways).select("_row", *raw, "_reasons")
+        return with_reasons(rows, ways).select(pl.col(_ROW).alias("_row"), *raw, "_reasons")
 
 
 class _RejectsWriter:
     """A Parquet file that is there once it is whole: written in parts, then put together."""
 
     def __init__(self, path: Path, schema: Mapping[str, pl.DataType]) -> None:
-        if taken := sorted({"_row", "_reasons"} & set(schema)):
-            raise ContractError(f"{path}: rejects have columns {', '.join(taken)} of their own")
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
@@ -373,6 +401,20 @@ class _RejectsWriter:
     def abandon(self) -> None:
         """Leave nothing behind."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _broken(number: int) -> str:
+    """The column that says which rows break an expectation; no table's own is called so."""
+    return f"__penstock_{number}_broken"
+
+
+def _looked(number: int) -> str:
+    return f"__penstock_{number}_looked"
+
+
+def _raw(column: str) -> str:
+    """The column with another one's values as they came."""
+    return f"__penstock_raw_{column}"
 
 
 def _counts(number: int, expectation: Expectation, breaks: pl.Expr) -> dict[str, pl.Expr]:

@@ -8,12 +8,14 @@ Order and repeats, of which a scan in pieces must carry something on, are in `pa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
 import polars as pl
 
 from penstock.contracts import Expectation
-from penstock.quality.results import Result
+from penstock.quality.compiled import in_set
+from penstock.quality.results import MASK, Result
 
 Values = Mapping[str, Any]
 ORDERED = {
@@ -52,7 +54,7 @@ def measures(expectation: Expectation) -> dict[str, pl.Expr]:
             | "distinct_values_to_contain_set"
             | "distinct_values_to_equal_set"
         ):
-            known = value.is_in(arguments["value_set"])
+            known = in_set(value, arguments["value_set"])
             found["present"] = value.filter(known).unique().implode()
             found["others"] = value.filter(~known).n_unique()
             found["shown"] = value.filter(~known).unique().head(_SHOWN).implode()
@@ -142,6 +144,18 @@ def _nearest(values: Values, number: int, quantile: float, count: int) -> Any:
     return values[f"{'low' if is_low else 'high'}{number}"]
 
 
+def mask(result: Result) -> None:
+    """Take out what is somebody's own: values, and not how many there are."""
+    is_count = "unique_value_count" in result.expectation.type or "proportion" in (
+        result.expectation.type
+    )
+    if result.holds is not None and not is_count and result.observed is not None:
+        result.observed = MASK
+    lists = {name for name, value in result.details.items() if isinstance(value, list)}
+    result.details |= {name: [MASK] for name in lists if result.details[name]}
+    result.examples = [MASK] if result.examples else []
+
+
 def _distinct(kind: str, result: Result, values: Values) -> None:
     wanted = list(dict.fromkeys(result.expectation.arguments["value_set"]))
     present, others = list(values["present"] or []), int(values["others"] or 0)
@@ -162,9 +176,19 @@ def _in_bounds(value: Any, arguments: Mapping[str, Any]) -> bool:
     if value is None or value != value:
         return False
     low, high = arguments.get("min_value"), arguments.get("max_value")
+    value, low, high = (_timed(each) for each in (value, low, high))
     if low is not None and (value <= low if arguments.get("strict_min") else value < low):
         return False
     return high is None or (value < high if arguments.get("strict_max") else value <= high)
+
+
+def _timed(value: Any) -> Any:
+    """A time as one with a zone, UTC where it has none, so that any two can be compared."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if isinstance(value, datetime) and value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    return value
 
 
 def _is_within(value: Any, low: Any, high: Any) -> bool:

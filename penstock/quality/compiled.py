@@ -9,7 +9,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial, reduce
 from itertools import combinations
 from operator import and_, or_
@@ -21,6 +21,8 @@ from penstock.contracts import Expectation
 from penstock.errors import ContractError, MissingExtra
 
 SOURCE_FILE = "_source_file"
+_FEW = 64
+"""Values that are compared one by one."""
 UNIQUE = "expect_compound_columns_to_be_unique"
 _ABOUT_NULLS = {"expect_column_values_to_not_be_null", "expect_column_values_to_be_null"}
 
@@ -45,7 +47,11 @@ def considered(expectation: Expectation) -> pl.Expr:
     """True where the row condition picks a row, whether or not values are missing."""
     if not expectation.row_condition:
         return pl.lit(value=True)
-    return pl.sql_expr(expectation.row_condition).fill_null(value=False)
+    picks = pl.sql_expr(expectation.row_condition).fill_null(value=False)
+    if picks.meta.root_names():
+        return picks
+    # A literal, such as `1 = 1`, is one value; it is to be one for each row.
+    return picks & pl.col(expectation.columns[0]).is_null().is_not_null()
 
 
 def looked_at(expectation: Expectation) -> pl.Expr:
@@ -81,6 +87,9 @@ def _lengths(columns: _Columns, arguments: _Arguments) -> pl.Expr:
 def outside(value: pl.Expr, arguments: _Arguments) -> pl.Expr:
     """Whether a value lies outside of `min_value` and `max_value`."""
     low, high = arguments.get("min_value"), arguments.get("max_value")
+    if isinstance(low, datetime) or isinstance(high, datetime):
+        # As instants: two time zones can't be compared, and a time without one is UTC.
+        value, low, high = value.dt.timestamp("us"), _instant(low), _instant(high)
     out = pl.lit(value=False)
     if low is not None:
         out = out | (value <= low if arguments.get("strict_min") else value < low)
@@ -89,8 +98,28 @@ def outside(value: pl.Expr, arguments: _Arguments) -> pl.Expr:
     return out
 
 
+def _instant(bound: Any) -> int | None:
+    """Microseconds since 1970, UTC."""
+    if bound is None:
+        return None
+    if not isinstance(bound, datetime):
+        bound = datetime(bound.year, bound.month, bound.day, tzinfo=UTC)
+    bound = bound.replace(tzinfo=UTC) if bound.tzinfo is None else bound
+    return (bound - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
 def _in_set(columns: _Columns, arguments: _Arguments) -> pl.Expr:
-    return columns[0].is_in(arguments["value_set"])
+    return in_set(columns[0], arguments["value_set"])
+
+
+def in_set(value: pl.Expr, values: Sequence[Any]) -> pl.Expr:
+    """Whether a value is one of some, whatever kinds of number or time both are."""
+    there = [each for each in values if each is not None]
+    if any(isinstance(each, datetime) for each in there):
+        return value.dt.timestamp("us").is_in([_instant(each) for each in there])
+    if len(there) > _FEW and len({type(each) for each in there}) == 1:
+        return value.is_in(there)
+    return reduce(or_, (value == pl.lit(each) for each in there), pl.lit(value=False))
 
 
 def _pair_in_set(columns: _Columns, arguments: _Arguments) -> pl.Expr:
@@ -132,7 +161,8 @@ def _from_like(pattern: str) -> str:
 
 
 def _sums(columns: _Columns, arguments: _Arguments) -> pl.Expr:
-    return pl.sum_horizontal(*columns, ignore_nulls=False) == arguments["sum_total"]
+    wide = (column + pl.lit(0, pl.Int64) for column in columns)  # narrow ones would overflow
+    return pl.sum_horizontal(*wide, ignore_nulls=False) == arguments["sum_total"]
 
 
 def _all_equal(columns: _Columns, _: _Arguments) -> pl.Expr:
@@ -206,7 +236,7 @@ def _is_json(columns: _Columns, _: _Arguments) -> pl.Expr:
 def _loaded(text: str) -> tuple[bool, Any]:
     try:
         return True, json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False, None
 
 
@@ -216,7 +246,12 @@ def _has_schema(columns: _Columns, arguments: _Arguments) -> pl.Expr:
     except ImportError as error:
         raise MissingExtra("jsonschema", "quality") from error
     schema = arguments["json_schema"]
-    validator = jsonschema.validators.validator_for(schema)(schema)
+    kind = jsonschema.validators.validator_for(schema)
+    try:
+        kind.check_schema(schema)
+    except jsonschema.exceptions.SchemaError as error:
+        raise ContractError(f"json_schema is no JSON Schema: {error.message}") from error
+    validator = kind(schema)
 
     def is_so(text: str) -> bool:
         is_json, value = _loaded(text)
@@ -267,57 +302,10 @@ _COMPILED: dict[str, Callable[[_Columns, _Arguments], pl.Expr]] = {
 }
 """`expect_compound_columns_to_be_unique`: of the rows that are marked as repeated elsewhere."""
 
-_OF_VALUES = {
-    "expect_column_values_to_be_between",
-    "expect_column_min_to_be_between",
-    "expect_column_max_to_be_between",
-}
-_TEXT_ONLY = ("regex", "like_pattern", "strftime", "dateutil", "json", "value_lengths")
 
-
-def check_columns(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> None:
-    """That the columns are there, and of a type that the expectation can be asked of.
-
-    Raises
-    ------
-    ContractError: which column, and what to do.
-    """
-    name = expectation.name
-    if expectation.kind == "table":
-        return
-    if missing := [column for column in expectation.columns if column not in schema]:
-        known = ", ".join(schema)[:1000]
-        raise ContractError(f"{name}: no column {', '.join(missing)}; there are {known}")
-    for column in expectation.columns:
-        kind, values = schema[column], _compared(expectation)
-        if any(word in expectation.type for word in _TEXT_ONLY) and kind != pl.String:
-            raise ContractError(f"{name}: column {column} is {kind}, not text; cast it first")
-        if expectation.kind in ("row", "column") and not _compares(kind, values):
-            raise ContractError(
-                f"{name}: column {column} is {kind}, which {values[0]!r} can't be compared with"
-            )
-
-
-def _compared(expectation: Expectation) -> list[Any]:
-    """What the values themselves are held against."""
-    arguments = expectation.arguments
-    if expectation.type in _OF_VALUES:
-        found = [arguments.get("min_value"), arguments.get("max_value")]
-    else:
-        found = [*arguments.get("value_set", ())]
-    return [value for value in found if value is not None]
-
-
-def _compares(kind: pl.DataType, values: list[Any]) -> bool:
-    if not values:
-        return True
-    value = values[0]
-    if isinstance(value, str):
-        return isinstance(kind, pl.String | pl.Categorical | pl.Enum)
-    if isinstance(value, bool):
-        return kind == pl.Boolean
-    if isinstance(value, int | float):
-        return kind.is_numeric()
-    if isinstance(value, date):
-        return kind.is_temporal()
-    return True
+def read_by(expectation: Expectation) -> list[str]:
+    """Every column that an expectation reads, its row condition's too."""
+    found = dict.fromkeys(expectation.columns)
+    if expectation.row_condition:
+        found |= dict.fromkeys(pl.sql_expr(expectation.row_condition).meta.root_names())
+    return list(found)

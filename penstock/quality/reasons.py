@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+_PLACE = "__penstock_place"
 REASON = {"expectation": pl.String, "column": pl.String, "observed": pl.String}
 
 
@@ -13,6 +14,12 @@ def reason(expectation: str, column: str, observed: pl.Expr) -> pl.Expr:
     """One reason, with what was seen."""
     parts = [pl.lit(expectation).alias("expectation"), pl.lit(column).alias("column")]
     return pl.struct(*parts, observed.alias("observed"), schema=REASON)
+
+
+def shown(column: str, kind: pl.DataType) -> pl.Expr:
+    """A value as a reason has it: text, or only its type where it has no text."""
+    has_none = kind.is_nested() or isinstance(kind, pl.Binary | pl.Duration | pl.Object)
+    return pl.lit(f"a {kind}") if has_none else pl.col(column).cast(pl.String)
 
 
 def with_reasons(rejected: pl.DataFrame, ways: Sequence[tuple[pl.Expr, pl.Expr]]) -> pl.DataFrame:
@@ -25,8 +32,8 @@ def with_reasons(rejected: pl.DataFrame, ways: Sequence[tuple[pl.Expr, pl.Expr]]
     ----------
     ways: whether a row is rejected so, and the reason then. Each row is rejected in one at least.
     """
-    numbered = rejected.with_row_index("_place")
-    reasons = [numbered.filter(when).select("_place", why.alias("_reasons")) for when, why in ways]
-    lists = pl.concat(reasons).sort("_place", maintain_order=True)
-    lists = lists.group_by("_place", maintain_order=True).agg("_reasons")
+    numbered = rejected.with_row_index(_PLACE)
+    reasons = [numbered.filter(when).select(_PLACE, why.alias("_reasons")) for when, why in ways]
+    lists = pl.concat(reasons).sort(_PLACE, maintain_order=True)
+    lists = lists.group_by(_PLACE, maintain_order=True).agg("_reasons")
     return rejected.with_columns(lists["_reasons"])

@@ -1,16 +1,15 @@
 """Rejected rows that today's contract takes, sent into their table, each once.
 
-    rejects ─▶ the contract of now ─▶ accepted, staged beside the table ─┐
-                                   └▶ still rejected ─▶ rejects' commit, which notes what is staged
-                                                                         └▶ the table's commit
+    rejects ─▶ the contract of now ─▶ accepted ─▶ the table's commit ─▶ the rejects' commit
 
-A run killed between the two commits has its second one done by the next.
+A run killed between the two leaves rows in both, which the next one knows by the file and row that
+they came from, and only takes out of the rejects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
@@ -19,19 +18,30 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from penstock.contracts import Column
 from penstock.errors import CommitConflict
 from penstock.ingest.source import Source
 from penstock.lake import Lake
 from penstock.quality.compiled import SOURCE_FILE, UNIQUE
 from penstock.quality.history import keep
+from penstock.quality.proving import prove_contract
 from penstock.quality.splitting import Splitter
-from penstock.quality.validation import LEDGER, ledger_name, open_tables, rejects_name
-from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
+from penstock.quality.validation import (
+    LEDGER,
+    ledger_name,
+    open_tables,
+    refuse_columns,
+    rejects_name,
+)
+from penstock.tables import Snapshot, Stager, Table, Transaction
+from penstock.tables.rewrite import origin
 from penstock.tables.staging import discard
 from penstock.tables.table import StoredFile
 
 _ATTEMPTS = 5
 _CHUNK_ROWS = 100_000
+_IDENTITY = ["_source_file", "_source_row", "_batch"]
+"""What a row is known by, wherever it is."""
 
 
 @dataclass(slots=True)
@@ -52,16 +62,19 @@ def replay(lake: Lake, source: Source) -> Replay:
     """Validate rejected rows anew, and move those that hold now into their table.
 
     Rows keep where they came from (`_source_file`, `_source_row`, `_batch`). Those that could not
-    be taken apart stay, as do those that repeat a row of the table, or another one sent with them.
+    be taken apart stay, as do those that repeat a row of the table, or another one sent with them,
+    and those with a value in a raw column that the contract doesn't know any more.
 
     Raises
     ------
     TableNotFound: nothing was validated yet.
+    ContractError: the rows taken break an expectation of severity `fail` about a whole column;
+        nothing was moved.
     CommitConflict: another run is at the same table all the time; nothing is lost, run it again.
     """
-    contract = source.contract
-    keep(lake, contract)
-    Table(lake, rejects_name(contract.table)).snapshot()
+    prove_contract(source.contract)
+    keep(lake, source.contract)
+    Table(lake, rejects_name(source.contract.table)).snapshot()
     for attempt in range(_ATTEMPTS):
         try:
             return _Replaying(lake, source).run()
@@ -79,106 +92,117 @@ class _Replaying:
         self.application = f"replay/{source.table}"
         self.table = open_tables(lake, source)
         self.rejects = Table(lake, rejects_name(source.contract.table)).snapshot()
-        self.done = Replay(source.contract.table)
+        self.done = Replay(source.contract.table, version=self.table.version)
+        self.moved: dict[str, int] = {}
+        """Rows that leave the rejects, by source file."""
 
     def run(self) -> Replay:
-        self._finish_earlier()
-        transaction = Transaction(self.application, self.rejects.transaction(self.application) + 1)
         known = {
             each.name: _Known(each.columns, self.table)
             for each in self.contract.all_expectations
             if each.type == UNIQUE
         }
         splitter = Splitter(self.contract, known)
-        removed = list[StoredFile]()
+        removed, moved = list[StoredFile](), 0
         with (
             Stager(self.lake, self.table.table.name, self.table.schema) as good,
             Stager(self.lake, self.rejects.table.name, self.rejects.schema) as bad,
         ):
             for file in self.rejects.files:
-                if self._again(file, splitter, good, bad):
+                rows = self._again(file, splitter, good, bad)
+                moved += rows
+                if rows:
                     removed.append(file)
             good_files, bad_files = good.finish(), bad.finish()
+            refuse_columns(self.lake, self.contract, good_files, "replay")
         self.done.reasons = splitter.reasons
-        self.done.rows_accepted = good.rows
-        self.done.rows_left = self.rejects.rows - good.rows
-        self.done.version = self.table.version
-        if not good_files:
-            discard(self.lake, self.rejects.table.key, bad_files)
+        self.done.rows_accepted, self.done.rows_left = good.rows, self.rejects.rows - moved
+        if not moved:
             return self.done
-        ledger = self._ledger_rows(splitter.accepted, transaction.number)
-        note = {
-            "staged": [asdict(file) for file in good_files],
-            "ledger": [asdict(file) for file in ledger],
-            "rows_accepted": good.rows,
-            "contract": self.contract.fingerprint(),
-        }
-        try:
-            self.rejects.commit(bad_files, removed, transaction=transaction, note=note)
-        except CommitConflict:
-            discard(self.lake, self.table.table.key, good_files)
-            discard(self.lake, f"tables/{ledger_name(self.contract.table)}", ledger)
-            raise
-        self._bring_in(transaction, good_files, ledger)
+        number = self.rejects.transaction(self.application) + 1
+        transaction = Transaction(self.application, number)
+        note = {"rows_accepted": good.rows, "contract": self.contract.fingerprint()}
+        if good_files:
+            try:
+                # Alone, as whatever came in between may have replaced the file of a row.
+                committed = self.table.commit(
+                    good_files, application=self.application, note=note, is_alone=True
+                )
+            except CommitConflict:
+                discard(self.lake, self.rejects.table.key, bad_files)
+                raise
+            self.done.version = committed.version
+        self._book(transaction)
+        self.rejects.commit(bad_files, removed, transaction=transaction, note=note)
         return self.done
 
-    def _finish_earlier(self) -> None:
-        """Do the second commit of a run that was killed before it."""
-        number = self.rejects.transaction(self.application)
-        if number <= self.table.transaction(self.application):
-            return
-        noted = self.rejects.metadata(self.application, search=1_000_000)
-        staged, ledger = ([StagedFile(**f) for f in noted[k]] for k in ("staged", "ledger"))
-        self._bring_in(Transaction(self.application, number), staged, ledger)
-        self.table = self.table.table.snapshot()
-
-    def _bring_in(
-        self, transaction: Transaction, staged: list[StagedFile], ledger: list[StagedFile]
-    ) -> None:
-        books = Table(self.lake, ledger_name(self.contract.table)).snapshot()
-        if books.transaction(self.application) < transaction.number:
-            books.commit(ledger, transaction=transaction, discards=False)
-        done = self.table.commit(staged, transaction=transaction, discards=False)
-        self.done.version = done.version
-
-    def _again(self, file: StoredFile, splitter: Splitter, good: Stager, bad: Stager) -> bool:
-        """Look at a file of rejects again; whether rows of it are accepted now.
+    def _again(self, file: StoredFile, splitter: Splitter, good: Stager, bad: Stager) -> int:
+        """Look at a file of rejects again; how many of its rows leave it.
 
         What is left of it is written anew then, and not otherwise.
         """
-        first, kept = good.rows, list[pl.DataFrame]()
+        left, kept = 0, list[pl.DataFrame]()
         names = self.rejects.schema.names
         for chunk in self.rejects.read([file], names).collect_batches(
             chunk_size=_CHUNK_ROWS, maintain_order=True
         ):
-            stays = chunk.select(self._stays().alias("stays")).to_series()
-            kept.append(chunk.filter(stays))
-            looked = chunk.filter(~stays).with_columns(_error=pl.lit(None, pl.String))
-            split = splitter.split(looked)
-            if split is not None:
-                accepted, rejected = split
-                if accepted.height:
-                    good.write(accepted.to_arrow())
-                kept.append(rejected.select(names))
-        if good.rows == first:
-            return False
-        for rows in kept:
-            if rows.height:
-                bad.write(rows.to_arrow())
-        return True
+            there = self._there_already(chunk)
+            rows = chunk.join(there, on=_IDENTITY, how="anti", maintain_order="left")
+            left += chunk.height - rows.height
+            self._count(chunk.join(there, on=_IDENTITY, how="semi"))
+            stays = rows.select(self._stays().alias("stays")).to_series()
+            kept.append(rows.filter(stays))
+            looked = rows.filter(~stays)
+            split = splitter.split(
+                looked.with_columns(
+                    *(_value(column) for column in self.contract.columns),
+                    _error=pl.lit(None, pl.String),
+                )
+            )
+            if split is None:
+                continue
+            accepted, rejected = split
+            left += accepted.height
+            self._count(accepted)
+            if accepted.height:
+                good.write(accepted.to_arrow())
+            # As they came, with the reasons of now.
+            reasons = rejected.select(*_IDENTITY, "_reasons")
+            again = looked.drop("_reasons").join(reasons, on=_IDENTITY, maintain_order="left")
+            kept.append(again.select(names))
+        if left:
+            for rows in kept:
+                if rows.height:
+                    bad.write(rows.to_arrow())
+        return left
+
+    def _count(self, rows: pl.DataFrame) -> None:
+        for file, count in rows.select(origin(SOURCE_FILE)).to_series().value_counts().rows():
+            self.moved[file] = self.moved.get(file, 0) + count
+
+    def _there_already(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """Rows of these files that the table has."""
+        files = chunk[SOURCE_FILE].unique()
+        there = self.table.scan().filter(pl.col(SOURCE_FILE).is_in(files.implode()))
+        return there.select(_IDENTITY).collect(engine="streaming")
 
     def _stays(self) -> pl.Expr:
-        """Whether a row's reasons are such that no other contract of the same columns takes it."""
+        """Whether a row's reasons, or its values, are such that it is not to be looked at again."""
         reasons = pl.col("_reasons").list.eval(pl.element().struct.field("expectation"))
         unique = [e.name for e in self.contract.all_expectations if e.type == UNIQUE]
         marks = [reasons.list.contains(name) for name in ("malformed_row", *unique)]
-        return reduce(or_, marks).fill_null(value=False)
+        known = {*self.contract.raw_names, "_rescued", "_reasons", *_IDENTITY, "_ingested_at"}
+        marks += [pl.col(n).is_not_null() for n in self.rejects.schema.names if n not in known]
+        return reduce(or_, (mark.fill_null(value=False) for mark in marks))
 
-    def _ledger_rows(self, accepted: dict[str, int], number: int) -> list[StagedFile]:
-        """What changes of each source file's counts, so that all of its rows add up."""
+    def _book(self, transaction: Transaction) -> None:
+        """Note what changes of each source file's counts, so that all of its rows add up."""
+        ledger = Table(self.lake, ledger_name(self.contract.table)).snapshot()
+        if ledger.transaction(self.application) >= transaction.number:
+            return  # by a run that was killed just after it
         rows: list[dict[str, Any]] = [
             {
-                "batch": -number,  # of no batch
+                "batch": -transaction.number,  # of no batch
                 "file": file,
                 "rows_read": 0,
                 "rows_accepted": count,
@@ -186,11 +210,20 @@ class _Replaying:
                 "replaces": False,
                 "validated_at": datetime.now(UTC),
             }
-            for file, count in accepted.items()
+            for file, count in self.moved.items()
         ]
-        with Stager(self.lake, ledger_name(self.contract.table), LEDGER) as stager:
+        with Stager(self.lake, ledger.table.name, LEDGER) as stager:
             stager.write(pa.Table.from_pylist(rows, schema=LEDGER))
-            return stager.finish()
+            ledger.commit(stager.finish(), transaction=transaction)
+
+
+def _value(column: Column) -> pl.Expr:
+    """A raw column, or what `_rescued` has of it: it may be new in the contract."""
+    value = pl.col(column.raw_name)
+    if column.kind == "binary" or '"' in column.raw_name or "'" in column.raw_name:
+        return value
+    rescued = pl.col("_rescued").str.json_path_match(f"$['{column.raw_name}']")
+    return pl.coalesce(value, rescued).alias(column.raw_name)
 
 
 class _Known:
@@ -202,6 +235,7 @@ class _Known:
         self._sent: pl.DataFrame | None = None
 
     def mark(self, chunk: pl.DataFrame) -> pl.Series:
+        """Whether each row repeats another."""
         compared = chunk.select(self._columns).with_row_index("_place")
         files = chunk[SOURCE_FILE].unique()
         there = (

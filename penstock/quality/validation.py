@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from penstock.contracts import Contract
 from penstock.errors import CommitConflict, ContractError
 from penstock.ingest.formats import raw_type
 from penstock.ingest.ledger import mend_ledger, read_ledger
@@ -26,6 +27,7 @@ from penstock.quality.checking import checked
 from penstock.quality.columns import judged
 from penstock.quality.compiled import UNIQUE
 from penstock.quality.history import keep
+from penstock.quality.proving import prove_contract
 from penstock.quality.repeats import Repeats
 from penstock.quality.results import EXAMPLES, Result, explain
 from penstock.quality.splitting import Splitter
@@ -87,6 +89,7 @@ def validate(lake: Lake, source: Source) -> Validation:
     files = read_ledger(lake, source).filter(pl.col("batch") <= newest)
     run = Validation(contract.table, results=[Result(e) for e in contract.all_expectations])
     application = f"validate/{source.table}"
+    prove_contract(contract)
     keep(lake, contract)
     table = open_tables(lake, source)
     done = table.transaction(application)
@@ -133,6 +136,43 @@ def rejects_name(table: str) -> str:
 def ledger_name(table: str) -> str:
     """The table that holds, for each source file, how many of its rows were accepted."""
     return f"{table}__ledger"
+
+
+def refuse(result: Result, where: str) -> None:
+    """Raise `ContractError` where what was found may not commit."""
+    if result.expectation.severity != "fail" or result.success:
+        return
+    raise ContractError(
+        f"{where}: {explain(result.expectation.name, result)}, which may not commit (severity "
+        "fail). Mend the source files and run again"
+    )
+
+
+def columns_of(lake: Lake, contract: Contract, files: list[StagedFile]) -> dict[str, Result]:
+    """What is expected of columns, by name, over rows that are staged beside the table."""
+    wanted = [
+        each
+        for each in contract.all_expectations
+        if not each.is_about_rows and not each.type.startswith("expect_table_row_count")
+    ]
+    if not wanted:
+        return {}
+    paths = [f"{lake.table_uri(contract.table)}/{file.path}" for file in files]
+    empty = pl.DataFrame(pl.from_arrow(contract.arrow_schema().empty_table())).lazy()
+    options: Any = lake.storage_options or None
+    rows = pl.scan_parquet(paths, storage_options=options, glob=False) if paths else empty
+    names = [column.name for column in contract.columns]
+    personal = {column.name for column in contract.columns if column.personal}
+    _, results, _ = checked(rows.select(names), wanted, personal=personal)
+    return {result.expectation.name: result for result in results}
+
+
+def refuse_columns(lake: Lake, contract: Contract, files: list[StagedFile], what: str) -> None:
+    """Raise `ContractError` where columns of staged rows come to what may not commit."""
+    if not files:
+        return
+    for result in columns_of(lake, contract, files).values():
+        refuse(result, f"{contract.table}: {what}")
 
 
 class _Batch:
@@ -194,7 +234,15 @@ class _Batch:
         ledger = Table(lake, ledger_name(contract.table)).snapshot()
         self._commit(ledger, self._stage_ledger(), [], {})
         adds = [*good_files, *table_out]
-        table.commit(adds, table_gone, transaction=self.transaction, note=note, changes=changes)
+        # Alone where rows go out: what a replay brings in meanwhile may be of such a file.
+        table.commit(
+            adds,
+            table_gone,
+            transaction=self.transaction,
+            note=note,
+            changes=changes,
+            is_alone=bool(replaced),
+        )
         self._add_to_run(good.rows, bad.rows)
 
     def _raw_frames(self) -> Iterator[pl.DataFrame]:
@@ -260,30 +308,14 @@ class _Batch:
 
     def _check_columns(self, files: list[StagedFile]) -> None:
         """What columns come to, over the rows that were accepted."""
-        places = [n for n, r in enumerate(self.results) if r.holds is None and not _by_row(r)]
-        if not places:
-            return
-        table, lake = self.contract.table, self.lake
-        paths = [f"{lake.table_uri(table)}/{file.path}" for file in files]
-        empty = pl.DataFrame(pl.from_arrow(self.contract.arrow_schema().empty_table())).lazy()
-        options: Any = lake.storage_options or None
-        rows = pl.scan_parquet(paths, storage_options=options, glob=False) if paths else empty
-        wanted = [self.results[n].expectation for n in places]
-        names = [column.name for column in self.contract.columns]
-        _, results, _ = checked(rows.select(names), wanted, personal=self.rows.personal)
-        for place, result in zip(places, results, strict=True):
-            self.results[place] = result
-            self._refuse(result)
+        found = columns_of(self.lake, self.contract, files)
+        for place, result in enumerate(self.results):
+            if result.expectation.name in found:
+                self.results[place] = found[result.expectation.name]
+                self._refuse(self.results[place])
 
     def _refuse(self, result: Result) -> None:
-        """Raise `ContractError` where what was found may not commit."""
-        if result.expectation.severity != "fail" or result.success:
-            return
-        where = f"{self.contract.table}: batch {self.transaction.number}"
-        raise ContractError(
-            f"{where}: {explain(self.contract.table, result)}, which may not commit (severity "
-            "fail). Mend the source files and run again"
-        )
+        refuse(result, f"{self.contract.table}: batch {self.transaction.number}")
 
     def _stage_ledger(self) -> list[StagedFile]:
         now = datetime.now(UTC)
@@ -363,7 +395,3 @@ def _write(split: tuple[pl.DataFrame, pl.DataFrame], good: Stager, bad: Stager) 
     for rows, stager in zip(split, (good, bad), strict=True):
         if rows.height:
             stager.write(rows.to_arrow())
-
-
-def _by_row(result: Result) -> bool:
-    return result.expectation.is_about_rows

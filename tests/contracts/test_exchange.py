@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,54 @@ def test_a_suite_of_great_expectations_is_taken_in_and_what_is_not_is_named() ->
         ["expect_column_mean_to_be_between"],
         ["expect_column_values_to_shine"],
     ]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        "x",
+        {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "product"}},
+        {"type": "expect_column_values_to_be_in_set", "kwargs": {"value_set": ["a"]}},
+        {"type": "expect_column_values_to_be_null", "kwargs": {"column": "price", "mostly": 0}},
+        {"type": "expect_column_values_to_be_null", "kwargs": {"column": "price", "nosuch": 1}},
+        {"type": "expect_column_values_to_be_null", "kwargs": "price"},
+        {"type": "expect_compound_columns_to_be_unique", "kwargs": {"column_list": 3}},
+    ],
+)
+def test_an_odd_entry_of_a_suite_is_left_out_by_name(entry: Any) -> None:
+    found, left = from_gx_suite({"expectations": [entry]}, ORDERS)
+
+    assert found == ORDERS
+    assert len(left) == 1
+
+
+def test_a_second_of_one_name_and_times_as_text_are_seen_in_a_suite() -> None:
+    bound = {"column": "at", "min_value": "2024-01-01T00:00:00+00:00"}
+    units = {"column": "units", "min_value": 5}
+    kind = "expect_column_values_to_be_between"
+    entries = [{"type": kind, "kwargs": bound}, {"type": kind, "kwargs": units}]
+
+    found, left = from_gx_suite({"expectations": entries}, ORDERS)
+
+    assert found.expectations[-1].arguments["min_value"] == datetime(2024, 1, 1, tzinfo=UTC)
+    assert "expected already" in next(iter(left))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": []},
+        {"schema": "x"},
+        {"team": {"members": []}},
+        {"description": "text"},
+        {"schema": [{"name": "a", "properties": [{"logicalType": "string"}]}]},
+        {"schema": [{"name": "a", "quality": [{"engine": "soda"}]}]},
+    ],
+)
+def test_an_odd_open_data_contract_is_refused_in_words(change: dict[str, Any]) -> None:
+    with pytest.raises(ContractError):
+        from_odcs({**to_odcs(ORDERS), **change})
 
 
 _UNITS = ORDERS.column("units")

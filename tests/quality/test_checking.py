@@ -6,6 +6,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from penstock import contracts as c
 from penstock import validate
 from penstock.contracts import Expectation
 from penstock.contracts.catalogue import KINDS
-from penstock.errors import ContractError
+from penstock.errors import ContractError, SourceError
 from penstock.ingest import ingest
 from penstock.quality import check, passing
 from penstock.quality.passing import Hashes, Steps
@@ -177,6 +178,11 @@ def test_what_is_personal_is_not_shown(shop: Shop, tmp_path: Path) -> None:
         (lambda: c.expect_column_values_to_match_regex("s", ""), "regex is empty"),
         (lambda: c.expect_column_values_to_match_regex("s", "(?=a)"), "looks around or back"),
         (lambda: c.expect_column_values_to_match_regex_list("s", ["a", "["]), "no regular"),
+        (lambda: c.expect_column_values_to_match_regex("s", r"a\Z"), "no regular"),
+        (lambda: c.expect_column_values_to_match_regex_list("s", ["a"], "some"), "any or all"),  # type: ignore[arg-type]
+        (lambda: c.expect_column_values_to_be_in_set("s", [b"a"]), "values are text"),
+        (lambda: c.expect_compound_columns_to_be_unique(["n", "n"]), "names a column twice"),
+        (lambda: c.expect_column_values_to_match_json_schema("s", {}), "json_schema is empty"),
         (lambda: c.expect_column_values_to_be_in_set("s", ["a", 1]), "several types"),
         (lambda: c.expect_column_values_to_be_in_set("s", []), "at least one value"),
         (lambda: c.expect_column_values_to_be_in_set("s", "abc"), "at least one value"),
@@ -312,6 +318,161 @@ def test_types_by_several_names(kind: str) -> None:
     )
 
     assert [r.success for r in report.results] == [kind != "float"] * 3
+
+
+# What fresh eyes broke
+
+
+_AT = datetime(2024, 1, 1, 12, tzinfo=UTC)
+_ODD = pl.DataFrame(
+    {
+        "f": [1.0, 2.5, None, 0.1],
+        "i": [1, 2, 3, None],
+        "small": [100, 1, None, 3],
+        "tiny": [100, 1, 5, 7],
+        "berlin": [_AT, None, _AT + timedelta(hours=1), _AT],
+        "naive": [_AT.replace(tzinfo=None)] * 4,
+        "day": [date(2024, 1, 1)] * 4,
+        "list": [[1], None, [2], [3]],
+        "long": [timedelta(1)] * 4,
+    },
+    schema_overrides={"small": pl.Int8, "tiny": pl.Int8, "berlin": pl.Datetime("us", "UTC")},
+).with_columns(pl.col("berlin").dt.convert_time_zone("Europe/Berlin"))
+
+
+@pytest.mark.parametrize(
+    ("expectation", "broken"),
+    [
+        (c.expect_column_values_to_be_in_set("f", [1, 2]), 2),
+        (c.expect_column_values_to_be_in_set("i", [1.0, 2.5]), 2),
+        (c.expect_column_values_to_be_in_set("i", [1, 2, None]), 1),
+        (c.expect_column_values_to_be_in_set("berlin", [_AT]), 1),
+        (c.expect_column_values_to_be_in_set("i", [*range(2, 200)]), 1),
+        (c.expect_column_values_to_be_between("berlin", _AT, _AT + timedelta(minutes=1)), 1),
+        (c.expect_column_values_to_be_between("berlin", datetime(2024, 1, 1, 12)), 0),
+        (c.expect_column_values_to_be_between("naive", _AT + timedelta(seconds=1)), 4),
+        (c.expect_column_values_to_be_between("day", date(2024, 1, 2)), 4),
+        (c.expect_multicolumn_sum_to_equal(["small", "tiny"], 200), 2),
+        (c.expect_column_values_to_not_be_null("i", row_condition="1 = 1"), 1),
+        (c.expect_column_values_to_not_be_null("i", row_condition="f > 1"), 0),
+        (c.expect_column_values_to_be_null("list"), 3),
+        (c.expect_column_values_to_be_null("long"), 4),
+    ],
+    ids=lambda value: value.name if isinstance(value, Expectation) else "",
+)
+def test_values_of_any_type_are_compared_and_written(
+    expectation: Expectation, broken: int, tmp_path: Path
+) -> None:
+    (result,) = check(_ODD, [expectation], rejects=tmp_path / "rows.parquet").results
+
+    assert result.broken == broken
+    assert result.looked_at >= broken
+    assert pl.read_parquet(tmp_path / "rows.parquet").height == broken
+
+
+def test_nan_is_missing_in_row_conditions_too() -> None:
+    rows = pl.DataFrame({"x": [1.0, float("nan"), 20.0, None], "y": [1, -1, -1, -1]})
+
+    (result,) = check(
+        rows, [c.expect_column_values_to_be_between("y", 0, row_condition="x > 5")]
+    ).results
+
+    assert (result.looked_at, result.broken) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["0:broken", "raw:x", "_place", "x:looked", "a b", "ä'", '"q"'])
+def test_columns_may_have_any_name(name: str, tmp_path: Path) -> None:
+    rows = pl.DataFrame({name: [1, 200, 3], "x": [1.0, float("nan"), 2.0]})
+    wanted = [
+        c.expect_column_values_to_be_between(name, 0, 10),
+        c.expect_column_values_to_be_between("x", 0),
+        c.expect_compound_columns_to_be_unique([name]),
+    ]
+
+    report = check(rows, wanted, rejects=tmp_path / "rows.parquet")
+
+    assert [r.broken for r in report.results] == [1, 0, 0]
+    bad = pl.read_parquet(tmp_path / "rows.parquet")
+    assert (bad[name].to_list(), bad["_row"].to_list()) == ([200], [1])
+
+
+@pytest.mark.parametrize("name", ["*", "^x.*$", "_row"])
+def test_names_that_stand_for_something_else_are_refused(name: str, tmp_path: Path) -> None:
+    rows = pl.DataFrame({name: [1], "x": [1]})
+
+    with pytest.raises(ContractError):
+        check(rows, [c.expect_column_values_to_be_null(name)], rejects=tmp_path / "rows.parquet")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_columns_that_are_personal_tell_no_value() -> None:
+    contract = c.Contract(
+        "shop/rows",
+        (c.Column("who", "string", personal=True), c.Column("at", "timestamp")),
+        event_time="at",
+        expectations=(
+            c.expect_column_values_to_be_increasing("who"),
+            c.expect_column_max_to_be_between("who", max_value="a"),
+            c.expect_column_most_common_value_to_be_in_set("who", ["x"]),
+            c.expect_column_distinct_values_to_be_in_set("who", ["x"]),
+            c.expect_column_unique_value_count_to_be_between("who", 1, 2),
+        ),
+    )
+    frame = pl.DataFrame({"who": ["zed", "bob", "zed"]}).with_columns(
+        at=pl.lit(0).cast(pl.Datetime("us", "UTC"))
+    )
+
+    report = check(frame, contract)
+
+    told = json.dumps(report.to_json()) + str(report)
+    assert "zed" not in told
+    assert "bob" not in told
+    assert report.results[-1].observed == 2
+
+
+@pytest.mark.parametrize("where", [".", "in", "in/rows.parquet", "in/sub/rows.parquet", "f/x"])
+def test_rejects_are_not_written_over_or_into_what_is_checked(tmp_path: Path, where: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "f").touch()
+    ROWS.write_parquet(tmp_path / "in" / "rows.parquet")
+    data = tmp_path / "in" / "rows.parquet" if where == "in/rows.parquet" else tmp_path / "in"
+
+    with pytest.raises(ContractError, match="rejects"):
+        check(data, [c.expect_column_values_to_be_null("n")], rejects=tmp_path / where)
+    assert pl.read_parquet(tmp_path / "in" / "rows.parquet").equals(ROWS)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["f", "in", "rows.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("expectation", "says"),
+    [
+        (c.expect_column_mean_to_be_between("s", 0, 1), "can't be asked of s String"),
+        (c.expect_column_values_to_be_null("n", row_condition="x >"), "not SQL of one row"),
+        (c.expect_column_values_to_be_null("n", row_condition="nosuch > 1"), "no column nosuch"),
+        (c.expect_column_values_to_be_null("n", row_condition="s"), "can't be asked of"),
+        (c.expect_multicolumn_sum_to_equal(["n", "s"], 1), "can't be asked of n Int64, s String"),
+    ],
+)
+def test_what_polars_cannot_do_is_told_as_what_it_is(expectation: Expectation, says: str) -> None:
+    with pytest.raises(ContractError, match=says):
+        check(ROWS, [expectation])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "late.csv").write_text("a\n" + "1\n" * 20_000 + "x\n")
+    for name in ("late.csv", "none.csv"):
+        with pytest.raises(SourceError, match=rf"{name}: can't be read"):
+            check(tmp_path / name, [c.expect_column_values_to_be_between("a", 0)])
+
+
+def test_a_contract_that_cannot_be_asked_is_told_before_anything_is_validated(shop: Shop) -> None:
+    odd = c.expect_column_values_to_not_be_null("units", row_condition="price >")
+    shop = with_expectation(shop, odd)
+    shop.write("a.csv", order(1))
+    ingest(shop.lake, shop.source)
+
+    with pytest.raises(ContractError, match="row_condition is not SQL"):
+        validate(shop.lake, shop.source)
 
 
 # In contracts

@@ -6,19 +6,23 @@ import multiprocessing
 import os
 import signal
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import polars as pl
 import pytest
 
-from penstock import Lake, Source, validate
-from penstock.contracts import expect_column_values_to_be_between
+from penstock import Column, Lake, Source, validate
+from penstock.contracts import (
+    expect_column_max_to_be_between,
+    expect_column_values_to_be_between,
+)
 from penstock.errors import CommitConflict, ContractError
 from penstock.ingest import ingest
 from penstock.quality import replay
 from penstock.quality.validation import ledger_name
-from penstock.tables import Snapshot
-from tests.conftest import Shop, order
+from penstock.tables import Snapshot, Table, vacuum
+from tests.conftest import HEADER, Shop, order
 
 
 def allowing(shop: Shop, most: int) -> Shop:
@@ -86,11 +90,11 @@ def test_rows_sent_through_are_unique_among_themselves_and_in_the_table(shop: Sh
     assert sorted(shop.rows("shop/orders")["units"]) == [2, 5000]
 
 
-def _killed_before_the_table(lake: Lake, source: Source) -> None:
+def _killed_between(lake: Lake, source: Source) -> None:
     commit = Snapshot.commit
 
     def dying(self: Snapshot, *arguments: Any, **named: Any) -> Snapshot:
-        if self.table.name == "shop/orders":
+        if self.table.name == "shop/orders__rejected":
             os.kill(os.getpid(), signal.SIGKILL)
         return commit(self, *arguments, **named)
 
@@ -98,23 +102,82 @@ def _killed_before_the_table(lake: Lake, source: Source) -> None:
     replay(lake, source)
 
 
-@pytest.mark.slow
-def test_a_replay_killed_between_its_commits_is_finished_by_the_next(rejected: Shop) -> None:
+@pytest.fixture
+def killed(rejected: Shop) -> Shop:
+    """Rows of 5,000 units are in the table, and among the rejects still."""
     again = allowing(rejected, 10_000)
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_killed_before_the_table, args=(again.lake, again.source))
+    process = context.Process(target=_killed_between, args=(again.lake, again.source))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert again.rows("shop/orders").height == 4
-    assert again.rows("shop/orders__rejected").height == 3
-
-    done = replay(again.lake, again.source)
-
-    assert done.rows_accepted == 0
     assert again.rows("shop/orders").height == 6
-    books = again.rows(ledger_name("shop/orders"))
-    assert books["rows_accepted"].sum() == 6
+    assert again.rows("shop/orders__rejected").height == 5
+    return again
+
+
+@pytest.mark.slow
+def test_a_replay_killed_between_its_commits_is_finished_by_the_next(killed: Shop) -> None:
+    vacuum(Table(killed.lake, "shop/orders"), keep=timedelta(0))
+
+    done = replay(killed.lake, killed.source)
+
+    assert (done.rows_accepted, done.rows_left) == (0, 3)
+    assert killed.rows("shop/orders").height == 6
+    books = killed.rows(ledger_name("shop/orders"))
+    assert books.select("rows_read", "rows_accepted", "rows_rejected").sum().row(0) == (9, 6, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [[], [order(10, units=7000), order(20)]], ids=["gone", "mended"])
+def test_a_file_that_changes_after_the_kill_has_its_own_rows_alone(
+    killed: Shop, rows: list[str]
+) -> None:
+    killed.write("a.csv", order(1), *rows)
+    ingest(killed.lake, killed.source)
+    validate(killed.lake, killed.source)
+
+    replay(killed.lake, killed.source)
+
+    orders = killed.rows("shop/orders")["order_id"].to_list()
+    assert sorted(orders) == sorted(["o1", *(row.split(",")[0] for row in rows)])
+
+
+def test_a_value_that_was_rescued_is_there_once_the_contract_has_its_column(shop: Shop) -> None:
+    shop.write("a.csv", order(1, units=5000) + ",red", header=HEADER.strip() + ",colour\n")
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+    contract = allowing(shop, 10_000).source.contract
+    wider = replace(contract, columns=(*contract.columns, Column("colour", "string")))
+
+    replay(shop.lake, shop.with_source(contract=wider).source)
+
+    assert shop.rows("shop/orders")["colour"].to_list() == ["red"]
+
+
+def test_rows_with_a_value_that_the_contract_knows_no_more_stay(rejected: Shop) -> None:
+    contract = allowing(rejected, 10_000).source.contract
+    columns = tuple(each for each in contract.columns if each.name != "email")
+    slim = replace(
+        contract,
+        columns=columns,
+        expectations=tuple(e for e in contract.expectations if "email" not in e.columns),
+    )
+
+    done = replay(rejected.lake, rejected.with_source(contract=slim).source)
+
+    assert (done.rows_accepted, done.rows_left) == (0, 5)
+
+
+def test_a_column_that_may_not_break_moves_nothing(rejected: Shop) -> None:
+    contract = allowing(rejected, 10_000).source.contract
+    most = expect_column_max_to_be_between("units", 0, 100, severity="fail")
+    strict = replace(contract, expectations=(*contract.expectations, most))
+
+    with pytest.raises(ContractError, match="5000, which may not commit"):
+        replay(rejected.lake, rejected.with_source(contract=strict).source)
+    assert rejected.rows("shop/orders").height == 4
+    assert rejected.rows("shop/orders__rejected").height == 5
 
 
 def test_a_replay_beside_another_writer_is_done_again(

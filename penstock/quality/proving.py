@@ -1,0 +1,121 @@
+"""Whether expectations can be asked of a table at all, before any of its rows are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+import polars as pl
+
+from penstock.contracts import Contract, Expectation
+from penstock.errors import ContractError
+from penstock.quality.columns import measures
+from penstock.quality.compiled import broken, looked_at, read_by
+
+_OF_VALUES = {
+    "expect_column_values_to_be_between",
+    "expect_column_min_to_be_between",
+    "expect_column_max_to_be_between",
+}
+_TEXT_ONLY = ("regex", "like_pattern", "strftime", "dateutil", "json", "value_lengths")
+
+
+def _check_columns(
+    expectation: Expectation, schema: Mapping[str, pl.DataType], names: list[str]
+) -> None:
+    """That the columns are there, and of a type that the expectation can be asked of.
+
+    Raises
+    ------
+    ContractError: which column, and what to do.
+    """
+    name = expectation.name
+    if expectation.kind == "table":
+        return
+    if missing := [column for column in names if column not in schema]:
+        known = ", ".join(schema)[:1000]
+        raise ContractError(f"{name}: no column {', '.join(missing)}; there are {known}")
+    for column in expectation.columns:
+        kind, values = schema[column], _compared(expectation)
+        if any(word in expectation.type for word in _TEXT_ONLY) and kind != pl.String:
+            raise ContractError(f"{name}: column {column} is {kind}, not text; cast it first")
+        if expectation.kind in ("row", "column") and not _compares(kind, values):
+            raise ContractError(
+                f"{name}: column {column} is {kind}, which {values[0]!r} can't be compared with"
+            )
+
+
+def _compared(expectation: Expectation) -> list[Any]:
+    """What the values themselves are held against."""
+    arguments = expectation.arguments
+    if expectation.type in _OF_VALUES:
+        found = [arguments.get("min_value"), arguments.get("max_value")]
+    else:
+        found = [*arguments.get("value_set", ())]
+    return [value for value in found if value is not None]
+
+
+def _compares(kind: pl.DataType, values: list[Any]) -> bool:
+    if not values:
+        return True
+    value = values[0]
+    if isinstance(value, str):
+        return isinstance(kind, pl.String | pl.Categorical | pl.Enum)
+    if isinstance(value, bool):
+        return kind == pl.Boolean
+    if isinstance(value, int | float):
+        return kind.is_numeric()
+    if isinstance(value, date):
+        return kind.is_temporal()
+    return True
+
+
+def prove(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> None:
+    """Ask it of no rows and of an empty one, with the columns that the table has.
+
+    Raises
+    ------
+    ContractError: a column isn't there, or of a type that it can't be asked of, or the row
+        condition is none.
+    """
+    name = expectation.name
+    try:
+        names = read_by(expectation) if expectation.kind != "table" else []
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ContractError(f"{name}: row_condition is not SQL of one row: {reason}") from error
+    if odd := [each for each in names if each == "*" or (each[:1] == "^" and each[-1:] == "$")]:
+        raise ContractError(f"{name}: a column called {odd[0]!r} stands for several; rename it")
+    _check_columns(expectation, schema, names)
+    if not names:
+        return
+    kinds = {each: schema[each] for each in dict.fromkeys(names)}
+    empty = pl.DataFrame(schema=kinds)
+    asked = [measure.alias(what) for what, measure in measures(expectation).items()]
+    if expectation.is_about_rows:
+        asked += [looked_at(expectation).sum().alias("looked"), broken(expectation).sum()]
+    try:
+        for rows in (empty, empty.clear(1)):
+            if asked:
+                rows.select(each.alias(str(place)) for place, each in enumerate(asked))
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+        told = ", ".join(f"{column} {kind}" for column, kind in kinds.items())
+        condition = f" where {expectation.row_condition}" if expectation.row_condition else ""
+        reason = " ".join(str(error).split())[:300]
+        raise ContractError(
+            f"{name}: {expectation.describe().removesuffix(condition)}{condition} can't be asked "
+            f"of {told}: {reason}"
+        ) from error
+
+
+def prove_contract(contract: Contract) -> None:
+    """`prove` each of a contract's expectations, of the columns that it gives its table.
+
+    Raises
+    ------
+    ContractError: as `prove`.
+    """
+    empty = pl.DataFrame(pl.from_arrow(contract.arrow_schema().empty_table()))
+    for expectation in contract.all_expectations:
+        prove(expectation, dict(empty.schema))
