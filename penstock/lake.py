@@ -2,6 +2,7 @@
 
 <lake>/tables/<domain>/<table>/                    a Delta table
 <lake>/sources/<domain>/<table>/plans/00000042.json    ingest plans (put-if-absent)
+<lake>/contracts/<domain>/<table>/<fingerprint>.json   what batches were validated by
 <lake>/datasets/<domain>/<name>/<fingerprint>/     manifest.json, index.arrow, shards
 <lake>/datasets/<domain>/<name>/tags/<tag>/        where a tag points, a file a move
 """

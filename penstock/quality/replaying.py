@@ -40,6 +40,7 @@ from penstock.tables.table import StoredFile
 
 _ATTEMPTS = 5
 _CHUNK_ROWS = 100_000
+_PLACE = "__penstock_place"
 _IDENTITY = ["_source_file", "_source_row", "_batch"]
 """What a row is known by, wherever it is."""
 
@@ -236,7 +237,7 @@ class _Known:
 
     def mark(self, chunk: pl.DataFrame) -> pl.Series:
         """Whether each row repeats another."""
-        compared = chunk.select(self._columns).with_row_index("_place")
+        compared = chunk.select(self._columns).with_row_index(_PLACE)
         files = chunk[SOURCE_FILE].unique()
         there = (
             self._table.scan()
@@ -246,7 +247,7 @@ class _Known:
         )
         if self._sent is not None:
             there = pl.concat([there, self._sent])
-        places = compared.join(there, on=self._columns, how="semi", nulls_equal=True)["_place"]
+        places = compared.join(there, on=self._columns, how="semi", nulls_equal=True)[_PLACE]
         repeated = ~compared.select(pl.struct(self._columns).is_first_distinct()).to_series()
         sent = compared.select(self._columns)
         self._sent = sent if self._sent is None else pl.concat([self._sent, sent])
