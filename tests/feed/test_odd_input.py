@@ -170,7 +170,7 @@ def test_two_iterations_at_once_under_pressure(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"n": np.arange(4000), "s": text}), tmp_path / "t.parquet", row_group_size=20
     )
-    for seed in range(10):
+    for seed in range(4):
         feed = load_dataset(
             tmp_path / "t.parquet",
             cache=CacheOptions(tmp_path / str(seed), budget_bytes=65_536),
