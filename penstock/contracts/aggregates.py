@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Literal, Unpack
 
-from penstock.contracts.expectation import Expectation, Options, listed
+from penstock.contracts.expectation import Expectation, Options, bounds, listed
 from penstock.errors import ContractError
 
 Bound = float | date | datetime | str
@@ -29,7 +29,7 @@ def expect_column_min_to_be_between(
     return _about(
         "expect_column_min_to_be_between",
         (column,),
-        _bounds(min_value, max_value, strict_min, strict_max),
+        bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
         options,
     )
 
@@ -47,7 +47,7 @@ def expect_column_max_to_be_between(
     return _about(
         "expect_column_max_to_be_between",
         (column,),
-        _bounds(min_value, max_value, strict_min, strict_max),
+        bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
         options,
     )
 
@@ -65,7 +65,7 @@ def expect_column_mean_to_be_between(
     return _about(
         "expect_column_mean_to_be_between",
         (column,),
-        _bounds(min_value, max_value, strict_min, strict_max),
+        bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
         options,
     )
 
@@ -83,7 +83,7 @@ def expect_column_median_to_be_between(
     return _about(
         "expect_column_median_to_be_between",
         (column,),
-        _bounds(min_value, max_value, strict_min, strict_max),
+        bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
         options,
     )
 
@@ -101,7 +101,7 @@ def expect_column_stdev_to_be_between(
     return _about(
         "expect_column_stdev_to_be_between",
         (column,),
-        _bounds(min_value, max_value, strict_min, strict_max),
+        bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
         options,
     )
 
@@ -119,7 +119,7 @@ def expect_column_sum_to_be_between(
     return _about(
         "expect_column_sum_to_be_between",
         (column,),
-        _bounds(min_value, max_value, strict_min, strict_max),
+        bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
         options,
     )
 
@@ -137,7 +137,7 @@ def expect_column_unique_value_count_to_be_between(
     return _about(
         "expect_column_unique_value_count_to_be_between",
         (column,),
-        _bounds(min_value, max_value, strict_min, strict_max),
+        bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
         options,
     )
 
@@ -155,7 +155,7 @@ def expect_column_proportion_of_unique_values_to_be_between(
     return _about(
         "expect_column_proportion_of_unique_values_to_be_between",
         (column,),
-        _bounds(min_value, max_value, strict_min, strict_max),
+        bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
         options,
     )
 
@@ -173,7 +173,7 @@ def expect_column_proportion_of_non_null_values_to_be_between(
     return _about(
         "expect_column_proportion_of_non_null_values_to_be_between",
         (column,),
-        _bounds(min_value, max_value, strict_min, strict_max),
+        bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
         options,
     )
 
@@ -387,9 +387,3 @@ def _about(
     mostly: float = 1.0,
 ) -> Expectation:
     return Expectation(kind, columns, arguments, options.get("severity", "warn"), mostly)
-
-
-def _bounds(low: Any, high: Any, strict_min: bool, strict_max: bool) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"min_value": low, "max_value": high}
-    arguments |= {"strict_min": True} if strict_min else {}
-    return arguments | ({"strict_max": True} if strict_max else {})

@@ -200,6 +200,15 @@ class Expectation:
         return getattr(contracts, kind)(**arguments, severity=severity)
 
 
+def bounds(
+    low: Any, high: Any, *, strict_min: bool = False, strict_max: bool = False
+) -> dict[str, Any]:
+    """The arguments of a range; an end that isn't strict isn't said to be."""
+    arguments: dict[str, Any] = {"min_value": low, "max_value": high}
+    arguments |= {"strict_min": True} if strict_min else {}
+    return arguments | ({"strict_max": True} if strict_max else {})
+
+
 def listed(values: Any) -> Any:
     """A list of values; one text stays what it is, to be refused, and is no list of letters."""
     return values if isinstance(values, str) else list(values)

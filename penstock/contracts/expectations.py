@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Literal, Unpack
 
-from penstock.contracts.expectation import Expectation, IgnoreRow, RowOptions, listed
+from penstock.contracts.expectation import Expectation, IgnoreRow, RowOptions, bounds, listed
 from penstock.errors import ContractError
 
 Bound = float | date | datetime | str
@@ -44,7 +44,7 @@ def expect_column_values_to_be_between(
     **options: Unpack[RowOptions],
 ) -> Expectation:
     """The value lies in [min_value, max_value]; an end is left out where it is strict."""
-    arguments = _bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max)
+    arguments = bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max)
     return Expectation("expect_column_values_to_be_between", (column,), arguments, **options)
 
 
@@ -235,7 +235,7 @@ def expect_column_value_lengths_to_be_between(
     **options: Unpack[RowOptions],
 ) -> Expectation:
     """The text has so many characters; an end is left out where it is strict."""
-    arguments = _bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max)
+    arguments = bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max)
     return Expectation("expect_column_value_lengths_to_be_between", (column,), arguments, **options)
 
 
@@ -353,14 +353,6 @@ def expect_multicolumn_values_to_be_unique(
     """Great Expectations' older name of `..._unique_within_record`."""
     kind = "expect_multicolumn_values_to_be_unique"
     return Expectation(kind, tuple(column_list), _ignored(ignore_row_if), **options)
-
-
-def _bounds(
-    low: Any, high: Any, *, strict_min: bool = False, strict_max: bool = False
-) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"min_value": low, "max_value": high}
-    arguments |= {"strict_min": True} if strict_min else {}
-    return arguments | ({"strict_max": True} if strict_max else {})
 
 
 def _ignored(which: IgnoreRow | None) -> dict[str, Any]:

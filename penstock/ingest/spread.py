@@ -26,7 +26,8 @@ class Given(Exception):  # noqa: N818 - ends a writer
 class SpreadWriter:
     """Writes a stream of tables, a new file after every so many bytes of Arrow.
 
-    A context manager; leaving it by an error deletes what was staged.
+    A context manager; leaving it by an error ends its writers. What they had staged by then is
+    `staged()`, for the caller to delete.
 
     Parameters
     ----------
