@@ -36,6 +36,9 @@ def main() -> None:
     parser.add_argument("--raw", default=None, help="a folder of files for the work `retail`")
     parser.add_argument("--folder", default="data/bench/ingest")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--dlt", default=None, help="a Python that has dlt; else this one, if it does"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="of the usual sizes, for a try")
     told = parser.parse_args()
     lines = [
@@ -51,11 +54,12 @@ def main() -> None:
         raw = _raw(work, told.raw, Path(told.folder), told.scale)
         ours = 0.0
         for who in ("ours", *BY_HAND, "dlt"):
-            if who == "dlt" and importlib.util.find_spec("dlt") is None:
+            if who == "dlt" and not told.dlt and importlib.util.find_spec("dlt") is None:
                 print("dlt is not installed", file=sys.stderr)
                 continue
             runs = 1 if who == "dlt" else told.runs
-            tries = [_measured(who, raw) for _ in range(runs)]
+            python = told.dlt if who == "dlt" and told.dlt else sys.executable
+            tries = [_measured(who, raw, python) for _ in range(runs)]
             first, again = min(t[0] for t in tries), min(t[1] for t in tries)
             ours = ours or first
             lines.append(
@@ -79,10 +83,10 @@ def _raw(work: str, own: str | None, folder: Path, scale: float) -> Path:
     return raw
 
 
-def _measured(who: str, raw: Path) -> tuple[float, float, float, int]:
+def _measured(who: str, raw: Path, python: str) -> tuple[float, float, float, int]:
     """Seconds of a first run and of one right after, peak MB, rows."""
     target = Path(tempfile.mkdtemp(prefix="bench-ingest-"))
-    command = [sys.executable]
+    command = [python]
     command += (
         ["-m", "benchmarks.ingest.ours"] if who == "ours" else [str(HERE / f"{who}_script.py")]
     )

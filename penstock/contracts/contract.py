@@ -5,8 +5,10 @@ what is expected of its rows. A value: it compares, hashes to a fingerprint, and
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import xxhash
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Kind = Literal["string", "int32", "int64", "float64", "bool", "date", "timestamp", "binary"]
+
+Policy = Literal["rescue", "add", "fail"]
+"""What becomes of a raw column that the contract doesn't know."""
 
 _PROVENANCE = {
     "_batch",
@@ -67,9 +72,10 @@ class Contract:
     expectations: tuple[Expectation, ...] = ()
     description: str = ""
     owner: str = ""
-    unknown_columns: Literal["rescue", "add", "fail"] = "rescue"
+    unknown_columns: Policy | Mapping[str, Policy] = field(default="rescue", hash=False)
     """Columns of raw files that the contract doesn't know: kept as JSON in `_rescued`, added to the
-    bronze table as text, or the file is refused."""
+    bronze table as text, or the file is refused. One policy for all, or one a column by the longest
+    pattern that its name matches (`{"promo_*": "add", "*": "fail"}`); without one it is kept."""
     max_rejected: float | int | None = None
     """Of a batch's rows, a share (0.01) or a number (1000); with more nothing of it commits."""
 
@@ -92,6 +98,13 @@ class Contract:
             raise ContractError(f"{self.table}: no column {', '.join(missing)}; there are {known}")
         if self.column(self.event_time).kind != "timestamp":
             raise ContractError(f"{self.table}: event time {self.event_time} is not a timestamp")
+        policies = self.unknown_columns
+        each = [policies] if isinstance(policies, str) else policies.values()
+        if wrong := sorted({str(policy) for policy in each} - set(get_args(Policy))):
+            raise ContractError(
+                f"{self.table}: unknown_columns: no policy {', '.join(wrong)}; there are "
+                f"{', '.join(get_args(Policy))}"
+            )
         most = self.max_rejected
         if most is not None and (most < 0 or (isinstance(most, float) and not most <= 1)):
             raise ContractError(
@@ -104,6 +117,13 @@ class Contract:
     def column(self, name: str) -> Column:
         """The column of that name."""
         return next(column for column in self.columns if column.name == name)
+
+    def policy_of(self, name: str) -> Policy:
+        """What becomes of a raw column of that name, which the contract doesn't know."""
+        if isinstance(self.unknown_columns, str):
+            return self.unknown_columns
+        matching = [pattern for pattern in self.unknown_columns if fnmatchcase(name, pattern)]
+        return self.unknown_columns[max(matching, key=len)] if matching else "rescue"
 
     @property
     def raw_names(self) -> list[str]:

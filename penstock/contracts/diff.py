@@ -126,7 +126,8 @@ def _rest(before: Contract, after: Contract) -> Iterator[Change]:
             yield Change(f"{what} {old!r} -> {new!r}", "breaking")
     if before.unknown_columns != after.unknown_columns:
         old, new = before.unknown_columns, after.unknown_columns
-        effect: Effect = "stricter" if new == "fail" else "compatible"
+        fails = "fail" in ((new,) if isinstance(new, str) else new.values())
+        effect: Effect = "stricter" if fails else "compatible"
         yield Change(f"unknown columns: {old} -> {new}", effect)
     if before.max_rejected != after.max_rejected:
         old_most, most = before.max_rejected, after.max_rejected

@@ -129,12 +129,17 @@ def to_odcs(contract: Contract, *, version: str = "1.0.0") -> dict[str, Any]:
                 ],
                 "customProperties": [
                     {"property": "eventTime", "value": contract.event_time},
-                    {"property": "unknownColumns", "value": contract.unknown_columns},
+                    {"property": "unknownColumns", "value": _policies(contract)},
                     {"property": "maxRejected", "value": contract.max_rejected},
                 ],
             }
         ],
     }
+
+
+def _policies(contract: Contract) -> str | dict[str, str]:
+    policies = contract.unknown_columns
+    return policies if isinstance(policies, str) else dict(policies)
 
 
 def from_odcs(document: Mapping[str, Any]) -> Contract:

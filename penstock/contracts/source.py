@@ -13,6 +13,13 @@ from penstock.contracts.contract import Column, Contract
 from penstock.contracts.expectation import Expectation
 
 
+def _policies(contract: Contract) -> str:
+    policies = contract.unknown_columns
+    if isinstance(policies, str):
+        return _text(policies)
+    return "{" + ", ".join(f"{_text(k)}: {_text(v)}" for k, v in policies.items()) + "}"
+
+
 def to_python(contract: Contract) -> str:
     """A module for `schemas/`; run, its contract equals this one."""
     names = sorted({each.type for each in contract.expectations})
@@ -27,7 +34,7 @@ def to_python(contract: Contract) -> str:
     if contract.key:
         body.append(f"    key=({', '.join(_text(name) for name in contract.key)},),")
     if contract.unknown_columns != "rescue":
-        body.append(f"    unknown_columns={_text(contract.unknown_columns)},")
+        body.append(f"    unknown_columns={_policies(contract)},")
     if contract.max_rejected is not None:
         body.append(f"    max_rejected={contract.max_rejected!r},")
     body += ["    columns=(", *(f"        {_column(c)}," for c in contract.columns), "    ),"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,9 @@ PIECE_BYTES = 8 << 20
 """Of a large file parsed at once; the longest row must fit in."""
 _DELIMITERS = ",;\t|"
 _SHOWN = 200
+_SNIFFED_BYTES = 16 << 10
+_SNIFFED_SHARE = 0.9
+"""Of the first lines, those that must show a sign for it to be the file's."""
 _THREADS = max(2, os.cpu_count() or 1)
 
 
@@ -45,8 +49,10 @@ class Header:
 
     names: tuple[str, ...]
     delimiter: str
+    quote: str
+    escape: str
     length_bytes: int
-    """Of the line, its end included."""
+    """Of the line, its end included; 0 without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +83,16 @@ def header_of(source: Source, head: bytes, path: str) -> Header:
     UnreadableFile: a column of the contract is there twice, or one that must have values is not.
     """
     if not source.header:
-        delimiter = source.delimiter or _best_delimiter(source, _first_line(head)[0])
-        return Header(tuple(source.contract.raw_names), delimiter, 0)
+        dialect = _dialect(source, _first_line(head)[0], head)
+        return Header(tuple(source.contract.raw_names), *dialect, 0)
     line, length = _first_line(head)
-    delimiter = source.delimiter or _best_delimiter(source, line)
-    names = _named(_fields(line, delimiter, source), source, path)
+    delimiter, quote, escape = _dialect(source, line, head[length:])
+    own = quote
+    if source.quote is None and quote == "'" and not line.startswith(b"'"):
+        own = '"'  # names may stand bare above values that do not
+    names = _named(_fields(line, delimiter, own), source, path)
     check_columns(source, names, path, delimiter)
-    return Header(tuple(names), delimiter, length)
+    return Header(tuple(names), delimiter, quote, escape, length)
 
 
 def check_columns(
@@ -125,7 +134,7 @@ def check_text(data: bytes | memoryview, path: str, first_line: int = 1) -> None
         ) from error
 
 
-def parse(source: Source, header: Header, pieces: Sequence[bytes | memoryview]) -> Rows:
+def parse(header: Header, pieces: Sequence[bytes | memoryview]) -> Rows:
     """The rows of pieces that each begin and end with a row.
 
     Raises
@@ -150,8 +159,8 @@ def parse(source: Source, header: Header, pieces: Sequence[bytes | memoryview]) 
         pacsv.ReadOptions(use_threads=False, block_size=len(body) + 1, column_names=header.names),
         pacsv.ParseOptions(
             delimiter=header.delimiter,
-            quote_char=source.quote or False,
-            escape_char=source.escape or False,
+            quote_char=header.quote or False,
+            escape_char=header.escape or False,
             # Says only how blocks are cut, which takes longer than the parsing; this is one block.
             newlines_in_values=False,
             invalid_row_handler=set_aside,
@@ -199,7 +208,7 @@ def stream(source: Source, header: Header, text: Stream, path: str) -> Iterator[
     rows, lines = 0, 2 if source.header else 1
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="penstock-csv") as pool:
         waiting: deque[tuple[Future[Rows], bytes, int]] = deque()
-        pieces = _pieces(source, text, path)
+        pieces = _pieces(header, text, path)
         is_over = False
         while not is_over or waiting:
             while not is_over and len(waiting) < _THREADS + 1:
@@ -208,7 +217,7 @@ def stream(source: Source, header: Header, text: Stream, path: str) -> Iterator[
                     is_over = True
                     break
                 check_text(piece, path, lines)
-                waiting.append((pool.submit(parse, source, header, [piece]), piece, lines))
+                waiting.append((pool.submit(parse, header, [piece]), piece, lines))
                 lines += piece.count(b"\n")
             if not waiting:
                 break
@@ -219,14 +228,13 @@ def stream(source: Source, header: Header, text: Stream, path: str) -> Iterator[
                 rest = [piece, *(later for _, later, _ in waiting)]
                 for other, _, _ in waiting:
                     other.cancel()
-                yield from _in_one_go(source, header, rest, pieces, path, rows, line)
+                yield from _in_one_go(header, rest, pieces, path, rows, line)
                 return
             yield _numbered_from(found, rows)
             rows += int(found.counts[0])
 
 
 def _in_one_go(
-    source: Source,
     header: Header,
     had: Sequence[bytes],
     pieces: Iterator[bytes],
@@ -239,21 +247,21 @@ def _in_one_go(
     for piece in _chained(had, pieces):
         held += piece
         try:
-            found = parse(source, header, [held])
+            found = parse(header, [held])
         except Unmarked:
             if len(held) > limit:
-                raise unclosed(source, path, held, line) from None
+                raise unclosed(header, path, held, line) from None
             continue
         yield _numbered_from(found, rows)
         rows, line = rows + int(found.counts[0]), line + held.count(b"\n")
         held = b""
     if held:
-        raise unclosed(source, path, held, line)
+        raise unclosed(header, path, held, line)
 
 
-def unclosed(source: Source, path: str, text: bytes, first_line: int) -> UnreadableFile:
+def unclosed(header: Header, path: str, text: bytes, first_line: int) -> UnreadableFile:
     """That a quote opens and does not close, and about where."""
-    lines, quote = text.split(b"\n", 100_000), source.quote.encode()
+    lines, quote = text.split(b"\n", 100_000), header.quote.encode()
     is_open = np.cumsum([line.count(quote) for line in lines]) % 2 == 1
     closed = np.flatnonzero(~is_open)
     at = int(closed[-1]) + 1 if len(closed) else 0
@@ -265,9 +273,9 @@ def unclosed(source: Source, path: str, text: bytes, first_line: int) -> Unreada
     )
 
 
-def _pieces(source: Source, text: Stream, path: str) -> Iterator[bytes]:
+def _pieces(header: Header, text: Stream, path: str) -> Iterator[bytes]:
     """Stretches of about `PIECE_BYTES` that end where a line does, outside of quotes by count."""
-    quote = source.quote.encode()
+    quote = header.quote.encode()
     rest = b""
     while True:
         block = text.read(PIECE_BYTES)
@@ -335,21 +343,70 @@ def _first_line(head: bytes) -> tuple[bytes, int]:
     return head[:end], end + (2 if head[end : end + 2] == b"\r\n" else 1)
 
 
-def _fields(line: bytes, delimiter: str, source: Source) -> list[str]:
-    text = io.StringIO(line.decode(errors="replace"))
-    quoting = csv.QUOTE_MINIMAL if source.quote else csv.QUOTE_NONE
-    csv.field_size_limit(1 << 30)
-    return next(
-        csv.reader(text, delimiter=delimiter, quotechar=source.quote or None, quoting=quoting), []
+def _dialect(source: Source, line: bytes, text: bytes) -> tuple[str, str, str]:
+    """Delimiter, quote and escape: as the source says, else as the first lines show.
+
+    Parameters
+    ----------
+    line: the first line.
+    text: where the rows begin.
+    """
+    first = "'" if source.quote is None and line.startswith(b"'") else source.quote
+    delimiter = source.delimiter or _best_delimiter(source, line, '"' if first is None else first)
+    text = text[:_SNIFFED_BYTES]
+    quote, escape = source.quote, source.escape
+    if quote is None:
+        quote = "'" if _is_in_apostrophes(text or line, delimiter) else '"'
+    if escape is None:
+        escape = "\\" if quote and _is_escaped(text, delimiter, quote) else ""
+    return delimiter, quote, escape
+
+
+def _is_escaped(text: bytes, delimiter: str, quote: str) -> bool:
+    r"""Whether a backslash stands before a quote within a value, and none is doubled.
+
+    Before a quote that ends a value it is only a backslash (`"C:\\"`), and before a doubled one it
+    is of what was quoted, such as JSON.
+    """
+    sign = b"\\" + quote.encode()
+    if sign not in text:
+        return False
+    edge, mark = rb"[\r\n]|%b" % re.escape(delimiter.encode()), re.escape(quote.encode())
+    doubled = rb"(?<![\r\n])(?<!%b)%b%b(?!%b|$)" % (
+        re.escape(delimiter.encode()),
+        mark,
+        mark,
+        edge,
     )
+    inside = rb"\\%b(?!%b|$)" % (mark, edge)
+    return re.search(inside, text) is not None and re.search(doubled, text) is None
 
 
-def _best_delimiter(source: Source, line: bytes) -> str:
+def _is_in_apostrophes(text: bytes, delimiter: str) -> bool:
+    """Whether nearly each of some lines has a value between apostrophes, and none in quotes."""
+    sign = delimiter.encode()
+    if b'"' in text or not (text.startswith(b"'") or sign + b"'" in text):
+        return False
+    value = re.compile(rb"(?:^|%b)'(?:[^']|'')*'(?=%b|$)" % ((re.escape(sign),) * 2))
+    lines = [line.rstrip(b"\r") for line in text.split(b"\n")]
+    lines = lines[:-1] if len(text) == _SNIFFED_BYTES else lines  # the last is cut short
+    found = [value.search(line) is not None for line in lines if line]
+    return sum(found) >= _SNIFFED_SHARE * len(found) > 0
+
+
+def _fields(line: bytes, delimiter: str, quote: str) -> list[str]:
+    text = io.StringIO(line.decode(errors="replace"))
+    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+    csv.field_size_limit(1 << 30)
+    return next(csv.reader(text, delimiter=delimiter, quotechar=quote or None, quoting=quoting), [])
+
+
+def _best_delimiter(source: Source, line: bytes, quote: str) -> str:
     """That which finds most of the contract's columns, or makes as many; a comma if none does."""
     known = set(source.contract.raw_names)
 
     def score(delimiter: str) -> tuple[int, int]:
-        fields = _fields(line, delimiter, source)
+        fields = _fields(line, delimiter, quote)
         found = len(known & set(fields)) if source.header else len(fields)
         return found, len(fields) if found else 0
 

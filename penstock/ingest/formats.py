@@ -99,10 +99,12 @@ def _json(source: Source, stream: IO[bytes], path: str) -> Iterator[pa.Table]:
 def _objects(connection: Any, source: Source, lines: pa.Table, path: str) -> pa.Table:
     """Rows of JSON objects, a text each: the contract's keys, and what else there is."""
     connection.register("lines", lines)
-    names = [*source.contract.raw_names, *_addable(source, _keys(connection, source))]
+    new = _keys(connection, source)
+    _refuse(source, new, f"{path}: keys")
+    names = [*source.contract.raw_names, *_addable(source, new)]
     picked = ", ".join(f"doc ->> {_path(name)} AS {_quoted(name)}" for name in names)
     known = json.dumps(dict.fromkeys(names)).replace("'", "''")
-    rows = connection.sql(f"""
+    return connection.sql(f"""
         SELECT {picked}, CASE WHEN doc IS NULL THEN line
                     WHEN rest <> '{{}}' THEN rest END AS _rescued,
                CASE WHEN doc IS NULL THEN 'not a JSON object' END AS _error, _source_row
@@ -112,16 +114,18 @@ def _objects(connection: Any, source: Source, lines: pa.Table, path: str) -> pa.
                                 THEN line::JSON END AS doc
                     FROM lines))
         ORDER BY _source_row""").to_arrow_table()
-    if source.contract.unknown_columns == "fail":
-        unknown = rows.filter(rows["_error"].is_null())["_rescued"].drop_null()
-        if len(unknown):
-            raise UnreadableFile(f"{path}: keys not in the contract: {unknown[0]}")
-    return rows
+
+
+def _refuse(source: Source, unknown: Sequence[str], what: str) -> None:
+    """Raise `UnreadableFile` where a column that the contract doesn't know may not be."""
+    refused = [name for name in unknown if source.contract.policy_of(name) == "fail"]
+    if refused:
+        raise UnreadableFile(f"{what} not in the contract: {', '.join(refused)[:1000]}")
 
 
 def _keys(connection: Any, source: Source) -> list[str]:
-    """The keys of the objects in `lines`, where new ones become columns."""
-    if source.contract.unknown_columns != "add":
+    """The keys of the objects in `lines` that the contract doesn't know, where it matters."""
+    if source.contract.unknown_columns == "rescue":
         return []
     found = connection.sql(
         "SELECT DISTINCT unnest(json_keys(line)) AS key FROM lines "
@@ -256,8 +260,7 @@ def shaped(source: Source, table: pa.Table, rows: pa.Array) -> pa.Table:
         if name in table.column_names:
             columns[name] = table[name].cast(columns[name].type)
     extra = [name for name in table.column_names if name not in set(known)]
-    if extra and source.contract.unknown_columns == "fail":
-        raise UnreadableFile(f"columns not in the contract: {', '.join(extra)[:1000]}")
+    _refuse(source, extra, "columns")
     added = _addable(source, extra)
     columns |= {name: table[name].cast(pa.string()) for name in added}
     rescued: Any = empty
@@ -298,11 +301,11 @@ def _partition_value(text: str) -> str | None:
 
 def _addable(source: Source, names: Sequence[str]) -> list[str]:
     """Of columns that the contract doesn't know, those that become columns of the table."""
-    if source.contract.unknown_columns != "add":
-        return []
     taken = {name.lower() for name in raw_schema(source).names}
     added = list[str]()
     for name in names:
+        if source.contract.policy_of(name) != "add":
+            continue
         if _ADDABLE.fullmatch(name) and name.lower() not in taken and not name.startswith("_"):
             taken.add(name.lower())
             added.append(name)

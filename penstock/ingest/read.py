@@ -298,7 +298,7 @@ def _together(
 ) -> Iterator[pa.Table | FileResult]:
     """CSV files of one header, parsed as one; where that fails, each by itself."""
     try:
-        found = delimited.parse(source, header, [text for _, text, _ in members])
+        found = delimited.parse(header, [text for _, text, _ in members])
     except (Unmarked, pa.ArrowInvalid) as error:
         if len(members) > 1:
             for member in members:
@@ -306,7 +306,7 @@ def _together(
             return
         file, text, _ = members[0]
         if isinstance(error, Unmarked):
-            problem = delimited.unclosed(source, file.path, text, 2 if source.header else 1)
+            problem = delimited.unclosed(header, file.path, text, 2 if source.header else 1)
         else:
             problem = UnreadableFile(f"{file.path}: {str(error).splitlines()[0]}")
         yield failed(file, problem)

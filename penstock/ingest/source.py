@@ -81,10 +81,12 @@ class Source:
     here: `text` has a row a line, in the column `line`; `binary` a row a file, `FILE_COLUMNS`."""
     delimiter: str | None = None
     """By default that which finds the most of the contract's columns in a file's first line."""
-    quote: str = '"'
-    """Around values that hold a delimiter or a line's end; doubled within. Empty: there is none."""
-    escape: str = ""
-    """Before a quote within a value, such as a backslash, where it is not doubled."""
+    quote: str | None = None
+    """Around values that hold a delimiter or a line's end; doubled within. Empty: there is none.
+    By default `"`, but where a file's first lines have values between apostrophes."""
+    escape: str | None = None
+    """Before a quote within a value, where it is not doubled. By default a backslash, where a
+    file's first lines have one before a quote within a value; else there is none."""
     header: bool = True
     """Whether the first line names the columns; else they are the contract's, in its order."""
     encoding: str = "utf8"

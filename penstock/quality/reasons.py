@@ -33,7 +33,10 @@ def with_reasons(rejected: pl.DataFrame, ways: Sequence[tuple[pl.Expr, pl.Expr]]
     ways: whether a row is rejected so, and the reason then. Each row is rejected in one at least.
     """
     numbered = rejected.with_row_index(_PLACE)
-    reasons = [numbered.filter(when).select(_PLACE, why.alias("_reasons")) for when, why in ways]
+    counts = rejected.select(when.sum().alias(str(n)) for n, (when, _) in enumerate(ways)).row(0)
+    # With no row at all one way is kept, for its type.
+    had = [way for way, count in zip(ways, counts, strict=True) if count] or ways[:1]
+    reasons = [numbered.filter(when).select(_PLACE, why.alias("_reasons")) for when, why in had]
     lists = pl.concat(reasons).sort(_PLACE, maintain_order=True)
     lists = lists.group_by(_PLACE, maintain_order=True).agg("_reasons")
     return rejected.with_columns(lists["_reasons"])

@@ -62,14 +62,6 @@ class Splitter:
                 )
                 for rule in rules
             ),
-            *(
-                (looked_at(rule.expectation) & is_whole).alias(f"looked:{rule.expectation.name}")
-                for rule in rules
-            ),
-            *(
-                (considered(rule.expectation) & is_whole).alias(f"all:{rule.expectation.name}")
-                for rule in rules
-            ),
         ]
         marked = frame.with_columns(*marks)
         repeats = [self.repeats[rule].mark(frame).alias(f"repeat:{rule}") for rule in self.repeats]
@@ -77,16 +69,11 @@ class Splitter:
             (pl.col(f"broken:{rule}") & pl.col(f"repeat:{rule}")).alias(f"broken:{rule}")
             for rule in self.repeats
         )
-        for rule in rules:
-            rule.elements += int(marked[f"all:{rule.expectation.name}"].sum())
-            rule.looked_at += int(marked[f"looked:{rule.expectation.name}"].sum())
-            count = int(marked[f"broken:{rule.expectation.name}"].sum())
-            rule.broken += count
-            if count:
-                add_examples(rule, marked, f"broken:{rule.expectation.name}", self.personal)
+        self._count_rules(marked, rules)
         ways = self._ways(rules)
-        is_rejected = pl.any_horizontal(*(when for when, _ in ways))
-        accepted = marked.filter(~is_rejected)
+        is_rejected = marked.select(pl.any_horizontal(*(when for when, _ in ways))).to_series()
+        # Most rows are accepted: their marks and raw values are not copied.
+        accepted = marked.select(good_columns(self.contract)).filter(~is_rejected)
         rejected = with_reasons(marked.filter(is_rejected), ways)
         for counts, rows in ((self.accepted, accepted), (self.rejected, rejected)):
             _count(counts, rows.select(origin("_source_file")).to_series())
@@ -94,9 +81,28 @@ class Splitter:
         _count(self.reasons, names)
         raw_values = [pl.col(f"raw:{c.name}").alias(c.raw_name) for c in columns]
         return (
-            accepted.select(good_columns(self.contract)),
+            accepted,
             rejected.select(*raw_values, "_rescued", "_reasons", *PROVENANCE),
         )
+
+    def _count_rules(self, marked: pl.DataFrame, rules: list[Result]) -> None:
+        """Add to each rule's result the rows that it is about, and those that break it."""
+        is_whole = pl.col("_error").is_null()
+        names = [rule.expectation.name for rule in rules]
+        about = [(considered(rule.expectation) & is_whole).sum() for rule in rules]
+        looked = [(looked_at(rule.expectation) & is_whole).sum() for rule in rules]
+        counts = marked.select(
+            pl.len(),  # a row, also without any rule
+            *(expr.alias(f"all:{name}") for name, expr in zip(names, about, strict=True)),
+            *(expr.alias(f"looked:{name}") for name, expr in zip(names, looked, strict=True)),
+            *(pl.col(f"broken:{name}").sum() for name in names),
+        ).row(0, named=True)
+        for rule, name in zip(rules, names, strict=True):
+            rule.elements += counts[f"all:{name}"]
+            rule.looked_at += counts[f"looked:{name}"]
+            rule.broken += counts[f"broken:{name}"]
+            if counts[f"broken:{name}"]:
+                add_examples(rule, marked, f"broken:{name}", self.personal)
 
     def _ways(self, rules: list[Result]) -> list[tuple[pl.Expr, pl.Expr]]:
         """Each way for a row to be rejected: whether it is, and the reason."""

@@ -41,7 +41,7 @@ def _text(rows: list[tuple[str, ...]]) -> bytes:
 @_SLOWLY
 @given(st.lists(_ROWS, min_size=1, max_size=5))
 def test_files_parsed_together_keep_to_themselves(files: list[list[tuple[str, ...]]]) -> None:
-    found = parse(_SOURCE, _HEADER, [_text(rows) for rows in files])
+    found = parse(_HEADER, [_text(rows) for rows in files])
 
     assert found.counts.tolist() == [len(rows) for rows in files]
     assert [*zip(*found.table.to_pydict().values(), strict=True)] == [*itertools.chain(*files)]
@@ -187,6 +187,38 @@ def test_values_escaped_with_a_backslash(shop: Shop) -> None:
     _ingested(shop)
 
     assert shop.rows("shop/orders_raw")["product"].to_list() == ['say "hi", twice']
+
+
+@pytest.mark.parametrize("small_bytes", [1 << 20, 0])
+@pytest.mark.parametrize(
+    ("header", "value", "read"),
+    [
+        ("", '"say \\"hi\\", twice"', 'say "hi", twice'),
+        ("", '"C:\\"', "C:\\"),
+        ("", '"{""a"": ""say \\""hi\\"" now""}"', '{"a": "say \\"hi\\" now"}'),
+        ("", "'a, b'", "a, b"),
+        ("", "'it''s a, b'", "it's a, b"),
+        ("'id','product','units','price','at','email'\n", "'a, b'", "a, b"),
+        ("", "'twas", "'twas"),
+        ("", "\"it's, 'so'\"", "it's, 'so'"),
+    ],
+)
+def test_the_quote_and_the_escape_are_found(
+    shop: Shop,
+    monkeypatch: pytest.MonkeyPatch,
+    header: str,
+    value: str,
+    read: str,
+    small_bytes: int,
+) -> None:
+    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    rows = [f"o{n},{value},1,1.0,2024-03-01,x" for n in range(3)]
+    shop.write("a.csv", *rows, **({"header": header} if header else {}))
+    shop.write_orders("b.csv", 1, first=7)
+
+    assert _ingested(shop).failed == {}
+
+    assert shop.rows("shop/orders_raw").sort("id")["product"].to_list()[:3] == [read] * 3
 
 
 def test_ten_thousand_columns_two_of_a_name_and_some_without(shop: Shop) -> None:

@@ -215,6 +215,30 @@ def test_new_columns_are_added_where_the_contract_says_so(
     assert shop.rows("shop/orders").height == 6
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_each_new_column_has_its_own_policy(shop: Shop, name: str) -> None:
+    policies = {"promo_*": "add", "promo_secret": "fail", "note": "rescue"}
+    shop = shop.with_source(contract=dataclasses.replace(ORDERS, unknown_columns=policies))
+
+    def write(name: str, column: str) -> None:
+        header = f"id,product,units,price,at,email,promo_a,note,{column}"
+        values = f"{order(5)},red,x,y"
+        if name.endswith("jsonl"):
+            values = json.dumps(dict(zip(header.split(","), values.split(","), strict=True)))
+        shop.write(name, values, header="" if name.endswith("jsonl") else header + "\n")
+
+    write(name, "other")
+    write("b" + name, "promo_secret")
+
+    failed = ingest(shop.lake, shop.source).failed
+
+    assert list(failed) == ["b" + name]
+    assert "not in the contract: promo_secret" in failed["b" + name]
+    rows = shop.rows("shop/orders_raw")
+    assert rows["promo_a"].to_list() == ["red"]
+    assert json.loads(rows["_rescued"][0]) == {"note": "x", "other": "y"}
+
+
 @pytest.mark.parametrize("form", ["jsonl", "text"])
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_is_no_text_however_large_the_file(
