@@ -28,7 +28,8 @@ from penstock.features import DailyTable, FeatureView, materialize
 from penstock.ingest import Source, ingest
 from penstock.ingest.ledger import read_ledger, unread_files
 from penstock.labels import Outcome
-from penstock.quality import Validation, validate
+from penstock.quality import Profile, Validation, drift, validate
+from penstock.quality.profiling import batch_profiles
 from penstock.quality.proving import prove_contract
 from penstock.quality.results import Result, explain
 from penstock.quality.validation import rejects_name
@@ -210,7 +211,8 @@ def _validated(domain: Domain) -> dg.AssetsDefinition:
         good = Table(opened, table).snapshot()
         yield dg.MaterializeResult(
             asset_key=key(table),
-            metadata=table_metadata(good, seconds=seconds, **counts),
+            metadata=table_metadata(good, seconds=seconds, **counts)
+            | _moved(batch_profiles(opened, table, 2)),
             check_results=[_check(run, result) for result in run.results],
         )
         bad = Table(opened, rejects).snapshot()
@@ -250,6 +252,24 @@ def _found(result: Result) -> dict[str, Any]:
     if not counts:
         return {}
     return {"examples": dg.MetadataValue.md(counts_markdown(counts, "value"))}
+
+
+def _moved(profiles: Sequence[Profile]) -> dict[str, Any]:
+    """The newest batch's columns beside the one's before it, those that moved first."""
+    if len(profiles) < 2 or not all(each.rows for each in profiles):
+        return {}
+    before, after = profiles
+    found = drift(before, after)
+    head = "| column | moved | PSI | nulls | middle |\n|---|---|---|---|---|\n"
+    rows = "\n".join(
+        f"| {each.column} | {'yes' if each.has_drifted else ''} | {each.psi:.3f} "
+        f"| {each.nulls[0]:.1%} to {each.nulls[1]:.1%} | {each.middle[0]} to {each.middle[1]} |"
+        for each in found.columns
+    )
+    return {
+        "columns that moved": sum(each.has_drifted for each in found.columns),
+        "since the batch before": dg.MetadataValue.md(head + rows),
+    }
 
 
 def _reasons(reasons: dict[str, int]) -> dict[str, Any]:

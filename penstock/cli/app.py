@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from penstock._version import __version__
-from penstock.cli import contracts, ingesting, tables
+from penstock.cli import contracts, ingesting, profiles, tables
 from penstock.cli.output import (
     Commands,
     common,
@@ -42,13 +42,14 @@ def main() -> None:
       penstock ingest retail/sales         bring new files in, each exactly once
       penstock batches retail/sales        what each batch did
       penstock rejects retail/sales        why rows were rejected
+      penstock report retail/sales         one page: expectations, rejects, columns, drift
       penstock publish retail/demand       freeze and publish a dataset
       penstock sql "select ..."            query tables, at any version
       penstock upkeep                      compact and vacuum what needs it
     """
 
 
-for _command in (*tables.COMMANDS, *ingesting.COMMANDS, *contracts.COMMANDS):
+for _command in (*tables.COMMANDS, *ingesting.COMMANDS, *contracts.COMMANDS, *profiles.COMMANDS):
     main.add_command(_command)
 
 

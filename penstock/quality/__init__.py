@@ -9,6 +9,7 @@ raw batch (text) ─▶ cast.py: typed values, and which did not cast
 
 any table ─▶ checking.py: the same expectations over a frame, file or table as it is, with
              columns.py (whole columns) and passing.py (repeats, order)
+          ─▶ profiling.py: what is in its columns ─▶ drifting.py: how far two profiles are apart
 """
 
 from __future__ import annotations
@@ -18,19 +19,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.quality.checking import Report, check
+    from penstock.quality.drifting import Drift, Limits, drift
+    from penstock.quality.profiling import Profile, profile, profile_of
     from penstock.quality.replaying import Replay, replay
     from penstock.quality.validation import Validation, validate
 
 _HOMES = {
+    "Drift": "penstock.quality.drifting",
+    "Limits": "penstock.quality.drifting",
+    "Profile": "penstock.quality.profiling",
     "Replay": "penstock.quality.replaying",
     "Report": "penstock.quality.checking",
     "Validation": "penstock.quality.validation",
     "check": "penstock.quality.checking",
+    "drift": "penstock.quality.drifting",
+    "profile": "penstock.quality.profiling",
+    "profile_of": "penstock.quality.profiling",
     "replay": "penstock.quality.replaying",
     "validate": "penstock.quality.validation",
 }
 
-__all__ = ["Replay", "Report", "Validation", "check", "replay", "validate"]
+__all__ = [
+    "Drift",
+    "Limits",
+    "Profile",
+    "Replay",
+    "Report",
+    "Validation",
+    "check",
+    "drift",
+    "profile",
+    "profile_of",
+    "replay",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,18 +24,16 @@ from penstock.contracts import Contract, Expectation
 from penstock.errors import ContractError, SourceError
 from penstock.quality.columns import ORDERED, REPEATED, judged, mask, measures, second
 from penstock.quality.compiled import broken, considered, looked_at, read_by
+from penstock.quality.data import named, scanned
 from penstock.quality.proving import prove
 from penstock.quality.reasons import REASON, reason, shown, with_reasons
 from penstock.quality.results import MASK, Result, add_examples
 
 if TYPE_CHECKING:  # each takes as long to import as a small table to check
     import numpy as np
-    import pyarrow as pa
 
+    from penstock.quality.data import Data
     from penstock.quality.passing import Hashes, Steps
-    from penstock.tables import Snapshot, Table
-
-    Data = pl.DataFrame | pl.LazyFrame | pa.Table | Table | Snapshot | str | Path
 
 _BATCH_ROWS = 1 << 17
 _ROW = "__penstock_row"
@@ -112,11 +110,12 @@ def check(
     contract = expectations if isinstance(expectations, Contract) else None
     wanted = contract.all_expectations if contract else cast("Sequence[Any]", expectations)
     personal = {c.name for c in contract.columns if c.personal} if contract else set[str]()
-    path, name = None if rejects is None else Path(rejects), name or _named(data, contract)
+    path = None if rejects is None else Path(rejects)
+    name = name or (contract.table if contract else named(data))
     if path is not None:
         _refuse_path(path, data)
     try:
-        rows, results, rejected = checked(_scanned(data), wanted, personal=personal, rejects=path)
+        rows, results, rejected = checked(scanned(data), wanted, personal=personal, rejects=path)
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise SourceError(f"{name}: can't be read: {reason}") from error
@@ -466,41 +465,6 @@ def _gathered(batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
             held, rows = [], 0
     if held:
         yield pl.concat(held)
-
-
-def _scanned(data: Data) -> pl.LazyFrame:
-    if isinstance(data, pl.LazyFrame | pl.DataFrame):
-        return data.lazy()
-    if isinstance(data, str | Path):
-        return _opened(str(data))
-    if hasattr(data, "column_names"):
-        return pl.DataFrame(pl.from_arrow(cast("pa.Table", data))).lazy()
-    if hasattr(data, "snapshot"):
-        return cast("Table", data).snapshot().scan()
-    return cast("Snapshot", data).scan()
-
-
-def _opened(uri: str) -> pl.LazyFrame:
-    path = Path(uri)
-    if uri.lower().endswith((".csv", ".csv.gz", ".tsv")):
-        separator = "\t" if uri.lower().endswith(".tsv") else ","
-        return pl.scan_csv(uri, separator=separator, infer_schema_length=10_000)
-    if uri.lower().endswith((".jsonl", ".ndjson")):
-        return pl.scan_ndjson(uri)
-    if (path / "_delta_log").is_dir() or ("://" in uri and not uri.endswith(".parquet")):
-        return pl.scan_delta(uri)
-    if "://" not in uri and "*" not in uri and not path.exists():
-        raise ContractError(f"{uri}: there is no such file, folder or table to check")
-    return pl.scan_parquet(f"{uri.rstrip('/')}/**/*.parquet" if path.is_dir() else uri)
-
-
-def _named(data: Data, contract: Contract | None) -> str:
-    if contract is not None:
-        return contract.table
-    if isinstance(data, str | Path):
-        return str(data)
-    table = getattr(data, "table", data)
-    return str(getattr(table, "name", "rows"))
 
 
 def _came_to(result: Result) -> str:

@@ -1,0 +1,100 @@
+"""Great Expectations' own pages (Data Docs) of a table's validated batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import ContractError, MissingExtra
+from penstock.lake import Lake
+from penstock.tables import Table
+
+_NO_EXCEPTION = {"raised_exception": False, "exception_message": None, "exception_traceback": None}
+
+
+def write_data_docs(lake: Lake, table: str, folder: Path, limit: int = 20) -> Path:
+    """A page a batch, rendered by Great Expectations, and an index of them; the index's path.
+
+    Raises
+    ------
+    MissingExtra: Great Expectations is not installed.
+    ContractError: nothing was validated yet.
+    """
+    try:
+        from great_expectations.core import ExpectationSuiteValidationResult
+        from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
+        from great_expectations.render.view.view import DefaultJinjaPageView
+    except ImportError as error:
+        raise MissingExtra("great_expectations", "quality") from error
+    commits = [
+        commit
+        for commit in Table(lake, table).snapshot().history()
+        if str(commit.get("penstock.application", "")).startswith("validate/")
+    ][:limit]
+    if not commits:
+        raise ContractError(f"{table}: nothing was validated yet; validate a batch first")
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = list[str]()
+    for commit in commits:
+        note = json.loads(commit["penstock.note"])
+        moment = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+        result = ExpectationSuiteValidationResult(
+            **_suite(table, note, moment),  # pyright: ignore[reportArgumentType]
+        )
+        document = ValidationResultsPageRenderer().render(result)
+        name = f"{commit['version']}.html"
+        (folder / name).write_text(DefaultJinjaPageView().render(document), encoding="utf-8")
+        entries.append(
+            f'<li><a href="{name}">version {commit["version"]}</a>, {moment:%Y-%m-%d %H:%M} UTC: '
+            f"{note.get('rows_accepted', 0):,} accepted, {note.get('rows_rejected', 0):,} rejected"
+        )
+    index = folder / "index.html"
+    index.write_text(
+        f'<!doctype html><meta charset="utf-8"><title>{escape(table)}</title>'
+        f"<h1>{escape(table)}</h1><ul>{''.join(entries)}</ul>\n",
+        encoding="utf-8",
+    )
+    return index
+
+
+def _suite(table: str, note: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
+    """A batch's results as Great Expectations' own classes have them."""
+    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    results = [
+        ExpectationValidationResult(
+            success=each["success"],
+            expectation_config=ExpectationConfiguration(
+                type=each["expectation_config"]["type"],
+                kwargs=each["expectation_config"]["kwargs"],
+                meta=each["expectation_config"].get("meta", {}),
+            ),
+            result=each["result"],
+            exception_info=dict(_NO_EXCEPTION),
+        )
+        for each in note.get("results", [])
+    ]
+    good = sum(bool(each.success) for each in results)
+    count = len(results)
+    return {
+        "success": good == count,
+        "results": results,
+        "suite_name": table,
+        "statistics": {
+            "evaluated_expectations": count,
+            "successful_expectations": good,
+            "unsuccessful_expectations": count - good,
+            "success_percent": 100 * good / count if count else None,
+        },
+        "meta": {
+            "great_expectations_version": "1",
+            "run_id": {"run_name": table, "run_time": moment.isoformat()},
+            "batch_spec": {"table": table},
+            "active_batch_definition": {"data_asset_name": table},
+        },
+    }

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from penstock.errors import ContractError
+from penstock.ingest import ingest
+from penstock.quality import validate
+from penstock.quality.report import report
+from tests.conftest import Shop, order
+
+
+class _Tags(HTMLParser):
+    """Every tag closed that was opened, and no script nor anything from elsewhere."""
+
+    _EMPTY = frozenset({"meta", "rect", "circle", "polyline"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        assert not {"src", "href"} & {name for name, _ in attrs}
+        if tag not in self._EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self._EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def _filled(shop: Shop) -> Shop:
+    for number in range(3):
+        bad = order(900 + number).replace("p", "<b>&p", 1).replace("2024", "never")
+        rows = [order(n) for n in range(100 * number, 100 * number + 20)]
+        shop.write(f"{number}.csv", *rows, *[bad] * (number + 1))
+        ingest(shop.lake, shop.source)
+        validate(shop.lake, shop.source)
+    return shop
+
+
+def test_the_page_tells_batches_reasons_and_columns(shop: Shop) -> None:
+    page = report(_filled(shop).lake, "shop/orders")
+
+    parsed = _Tags()
+    parsed.feed(page)
+    assert parsed.open == []
+    assert "script" not in parsed.seen
+    assert "3 batches, oldest first: 60 rows accepted, 6 rejected" in parsed.text
+    assert "at_is_timestamp" in parsed.text
+    assert "shop/orders@" in parsed.text  # what moved
+    columns = ("order_id", "units", "email")
+    assert all(f"<h3>{name}" in page for name in columns)
+    assert page.count('class="histogram"') >= 2
+
+
+def test_no_persons_values_are_on_the_page(shop: Shop) -> None:
+    page = report(_filled(shop).lake, "shop/orders")
+
+    assert "example.com" not in page
+    assert "values are not shown" in page
+
+
+def test_what_was_never_validated_has_no_page(shop: Shop) -> None:
+    shop.write_orders("a.csv", 2)
+    ingest(shop.lake, shop.source)
+
+    with pytest.raises(ContractError, match="nothing was validated yet"):
+        report(shop.lake, "shop/orders_raw")
+
+
+def _command(shop: Shop, *words: str, cwd: Path) -> tuple[int, str]:
+    run = subprocess.run(
+        [str(Path(sys.executable).parent / "penstock"), *words, "--lake", shop.lake.uri],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+    return run.returncode, run.stdout + run.stderr
+
+
+def test_the_commands(shop: Shop, tmp_path: Path) -> None:
+    _filled(shop)
+    served = tmp_path / "served.parquet"
+    pl.DataFrame({"units": [900] * 500, "price": [1.0] * 500}).write_parquet(served)
+
+    code, told = _command(shop, "report", "shop/orders", "--out", "x/orders.html", cwd=tmp_path)
+    assert code == 0, told
+    assert "<h1>shop/orders</h1>" in (tmp_path / "x/orders.html").read_text()
+    code, told = _command(shop, "profile", "shop/orders", "--json", cwd=tmp_path)
+    found: dict[str, Any] = json.loads(told)
+    assert (code, found["rows"], found["columns"]["email"]["is_masked"]) == (0, 60, True)
+    code, told = _command(shop, "drift", "shop/orders", str(served), cwd=tmp_path)
+    assert code == 1
+    assert re.search(r"units +MOVED", told)
+    code, told = _command(shop, "drift", "shop/orders", "shop/orders", cwd=tmp_path)
+    assert code == 0, told
+    code, told = _command(shop, "profile", "shop/ordres", cwd=tmp_path)
+    assert (code, "Did you mean shop/orders" in told) == (1, True)
+
+
+def test_great_expectations_renders_its_own_pages(shop: Shop, tmp_path: Path) -> None:
+    pytest.importorskip("great_expectations")
+    from penstock.quality.data_docs import write_data_docs
+
+    index = write_data_docs(_filled(shop).lake, "shop/orders", tmp_path / "docs")
+
+    pages = re.findall(r'href="(\d+\.html)"', index.read_text())
+    assert len(pages) == 3
+    page = (tmp_path / "docs" / pages[0]).read_text()
+    assert "Unsuccessful Expectations" in page
+    assert "order_id" in page
+    assert "An unexpected Exception occurred" not in page
