@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
@@ -23,6 +23,8 @@ from assets.lake import LakeResource
 from assets.metadata import column_schema, counts_markdown, table_metadata
 from assets.partitions import daily_partitions
 from assets.plots import bars
+from penstock.contracts import Contract
+from penstock.contracts.beyond import seconds
 from penstock.errors import SourceError
 from penstock.features import DailyTable, FeatureView, materialize
 from penstock.ingest import Source, ingest
@@ -177,6 +179,7 @@ def _validated(domain: Domain) -> dg.AssetsDefinition:
                 description=contract.description,
                 kinds={"deltalake", "silver"},
                 metadata={"dagster/column_schema": column_schema(contract.arrow_schema())},
+                freshness_policy=_freshness(contract),
                 **common,
             ),
             dg.AssetSpec(
@@ -223,6 +226,14 @@ def _validated(domain: Domain) -> dg.AssetsDefinition:
         )
 
     return validated
+
+
+def _freshness(contract: Contract) -> dg.FreshnessPolicy | None:
+    """As often as the contract says the table is to be written to, also when nothing runs."""
+    if not contract.freshness:
+        return None
+    allowed = timedelta(seconds=seconds(contract.freshness))
+    return dg.FreshnessPolicy.time_window(fail_window=allowed)
 
 
 def _check(run: Validation, result: Result) -> dg.AssetCheckResult:

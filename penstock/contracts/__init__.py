@@ -37,6 +37,15 @@ from penstock.contracts.aggregates import (
     expect_table_row_count_to_be_between,
     expect_table_row_count_to_equal,
 )
+from penstock.contracts.beyond import (
+    expect_column_distribution_to_be_stable,
+    expect_column_max_to_be_recent,
+    expect_column_values_to_exist_in_table,
+    expect_column_values_to_have_no_gaps,
+    expect_table_columns_to_be_known,
+    expect_table_row_count_to_be_near_previous,
+    unexpected_rows_expectation,
+)
 from penstock.contracts.contract import Column, Contract, file_columns
 from penstock.contracts.expectation import Expectation, Severity
 from penstock.contracts.expectations import (
@@ -77,7 +86,9 @@ __all__ = [
     "expect_column_distinct_values_to_be_in_set",
     "expect_column_distinct_values_to_contain_set",
     "expect_column_distinct_values_to_equal_set",
+    "expect_column_distribution_to_be_stable",
     "expect_column_max_to_be_between",
+    "expect_column_max_to_be_recent",
     "expect_column_mean_to_be_between",
     "expect_column_median_to_be_between",
     "expect_column_min_to_be_between",
@@ -106,6 +117,8 @@ __all__ = [
     "expect_column_values_to_be_null",
     "expect_column_values_to_be_of_type",
     "expect_column_values_to_be_unique",
+    "expect_column_values_to_exist_in_table",
+    "expect_column_values_to_have_no_gaps",
     "expect_column_values_to_match_json_schema",
     "expect_column_values_to_match_like_pattern",
     "expect_column_values_to_match_like_pattern_list",
@@ -126,9 +139,12 @@ __all__ = [
     "expect_select_column_values_to_be_unique_within_record",
     "expect_table_column_count_to_be_between",
     "expect_table_column_count_to_equal",
+    "expect_table_columns_to_be_known",
     "expect_table_columns_to_match_ordered_list",
     "expect_table_columns_to_match_set",
     "expect_table_row_count_to_be_between",
+    "expect_table_row_count_to_be_near_previous",
     "expect_table_row_count_to_equal",
     "file_columns",
+    "unexpected_rows_expectation",
 ]

@@ -16,6 +16,7 @@ _ROW = (
     "value_lengths_to_equal",
     "values_to_be_between",
     "values_to_be_dateutil_parseable",
+    "values_to_exist_in_table",
     "values_to_be_in_set",
     "values_to_be_json_parseable",
     "values_to_be_null",
@@ -36,7 +37,9 @@ _COLUMN = (
     "distinct_values_to_be_in_set",
     "distinct_values_to_contain_set",
     "distinct_values_to_equal_set",
+    "distribution_to_be_stable",
     "max_to_be_between",
+    "max_to_be_recent",
     "mean_to_be_between",
     "median_to_be_between",
     "min_to_be_between",
@@ -52,6 +55,7 @@ _COLUMN = (
     "values_to_be_decreasing",
     "values_to_be_increasing",
     "values_to_be_unique",
+    "values_to_have_no_gaps",
     "values_to_not_be_outliers",
 )
 _TABLE = (
@@ -61,10 +65,13 @@ _TABLE = (
     "expect_column_values_to_be_of_type",
     "expect_table_column_count_to_be_between",
     "expect_table_column_count_to_equal",
+    "expect_table_columns_to_be_known",
     "expect_table_columns_to_match_ordered_list",
     "expect_table_columns_to_match_set",
     "expect_table_row_count_to_be_between",
+    "expect_table_row_count_to_be_near_previous",
     "expect_table_row_count_to_equal",
+    "unexpected_rows_expectation",
 )
 KINDS: dict[str, Kind] = {
     **{f"expect_column_{name}": "row" for name in _ROW},
@@ -79,3 +86,12 @@ KINDS: dict[str, Kind] = {
     **{f"expect_column_{name}": "column" for name in _COLUMN},
     **dict.fromkeys(_TABLE, "table"),
 }
+BEYOND = {
+    "expect_column_distribution_to_be_stable",
+    "expect_column_max_to_be_recent",
+    "expect_column_values_to_exist_in_table",
+    "expect_column_values_to_have_no_gaps",
+    "expect_table_columns_to_be_known",
+    "expect_table_row_count_to_be_near_previous",
+}
+"""Those of them that Great Expectations lacks."""

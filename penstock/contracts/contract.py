@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import xxhash
 
+from penstock.contracts.beyond import expect_column_max_to_be_recent, seconds
 from penstock.contracts.expectation import Expectation
 from penstock.contracts.expectations import expect_column_values_to_not_be_null
 from penstock.errors import ContractError
@@ -78,6 +79,9 @@ class Contract:
     pattern that its name matches (`{"promo_*": "add", "*": "fail"}`); without one it is kept."""
     max_rejected: float | int | None = None
     """Of a batch's rows, a share (0.01) or a number (1000); with more nothing of it commits."""
+    freshness: str = ""
+    """How old the newest event may be when rows are validated, such as `26h`: an expectation of
+    severity `warn`, and a check in Dagster when nothing comes any more. Empty: any age."""
 
     def __post_init__(self) -> None:
         checked_name(self.table)
@@ -98,6 +102,8 @@ class Contract:
             raise ContractError(f"{self.table}: no column {', '.join(missing)}; there are {known}")
         if self.column(self.event_time).kind != "timestamp":
             raise ContractError(f"{self.table}: event time {self.event_time} is not a timestamp")
+        if self.freshness:
+            seconds(self.freshness)
         policies = self.unknown_columns
         each = [policies] if isinstance(policies, str) else policies.values()
         if wrong := sorted({str(policy) for policy in each} - set(get_args(Policy))):
@@ -132,13 +138,16 @@ class Contract:
 
     @property
     def all_expectations(self) -> tuple[Expectation, ...]:
-        """Those written down, after one for each column that must have a value."""
+        """Those written down, after one for each column that must have a value, and freshness."""
         implied = (
             expect_column_values_to_not_be_null(column.name)
             for column in self.columns
             if not column.nullable
         )
-        return (*implied, *self.expectations)
+        fresh = ()
+        if self.freshness:
+            fresh = (expect_column_max_to_be_recent(self.event_time, self.freshness),)
+        return (*implied, *fresh, *self.expectations)
 
     def arrow_schema(self) -> pa.Schema:
         """The columns as Arrow fields; description, unit and `personal` are field metadata."""

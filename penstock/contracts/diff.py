@@ -134,6 +134,8 @@ def _rest(before: Contract, after: Contract) -> Iterator[Change]:
         is_stricter = most is not None and (old_most is None or most < old_most)
         what = f"max_rejected {old_most} -> {most}"
         yield Change(what, "stricter" if is_stricter else "compatible")
+    if before.freshness != after.freshness:
+        yield Change(f"freshness {before.freshness!r} -> {after.freshness!r}", "compatible")
     for what in ("owner", "description"):
         if getattr(before, what) != getattr(after, what):
             yield Change(f"{what} changed", "compatible")

@@ -129,6 +129,7 @@ def to_odcs(contract: Contract, *, version: str = "1.0.0") -> dict[str, Any]:
                 ],
                 "customProperties": [
                     {"property": "eventTime", "value": contract.event_time},
+                    {"property": "freshness", "value": contract.freshness},
                     {"property": "unknownColumns", "value": _policies(contract)},
                     {"property": "maxRejected", "value": contract.max_rejected},
                 ],
@@ -196,6 +197,7 @@ def _from_odcs(document: Mapping[str, Any]) -> Contract:
         next((str(member["username"]) for member in team if member.get("role") == "owner"), ""),
         custom.get("unknownColumns", "rescue"),
         custom.get("maxRejected"),
+        custom.get("freshness") or "",
     )
 
 

@@ -17,6 +17,8 @@ from inspect import signature
 from types import NoneType
 from typing import Any, Literal, TypedDict, cast, get_args
 
+import xxhash
+
 from penstock.contracts.catalogue import KINDS, Kind
 from penstock.errors import ContractError
 
@@ -108,6 +110,9 @@ class Expectation:
                 break
         subject = "_".join(self.columns) if len(self.columns) < 3 else "row"
         name = f"{subject}_{what}" if self.columns else self.type.removeprefix("expect_")
+        if "unexpected_rows_query" in self.arguments:  # of which a contract may have several
+            query = str(self.arguments["unexpected_rows_query"])
+            name = f"{name}_{xxhash.xxh3_64_hexdigest(query.encode())[:6]}"
         return f"{name}_if" if self.row_condition else name
 
     @property

@@ -22,6 +22,7 @@ import polars as pl
 
 from penstock.contracts import Contract, Expectation
 from penstock.errors import ContractError, SourceError
+from penstock.quality.beyond import NEEDS_LAKE, judge_frame, judge_table, refuse_without_lake
 from penstock.quality.columns import ORDERED, REPEATED, judged, mask, measures, second
 from penstock.quality.compiled import broken, considered, looked_at, read_by
 from penstock.quality.data import named, scanned
@@ -32,6 +33,7 @@ from penstock.quality.results import MASK, Result, add_examples
 if TYPE_CHECKING:  # each takes as long to import as a small table to check
     import numpy as np
 
+    from penstock.quality.beyond import Past
     from penstock.quality.data import Data
     from penstock.quality.passing import Hashes, Steps
 
@@ -98,7 +100,8 @@ def check(
     ----------
     data: a frame, an Arrow table, a table of the lake, or the path or URI of Parquet or CSV files
         or of a Delta table. A CSV file's types are inferred. NaN counts as missing.
-    expectations: or a contract, whose columns are looked for by their names in the table.
+    expectations: or a contract, whose columns are looked for by their names in the table, and of
+        which what is asked of other tables and earlier batches is left out.
     rejects: a Parquet file to write the rows to that break an expectation of severity `reject` or
         `fail`, with `_row` (from 0) and `_reasons`; it is complete or isn't there.
 
@@ -108,7 +111,9 @@ def check(
         asked of; nothing was read by then.
     """
     contract = expectations if isinstance(expectations, Contract) else None
-    wanted = contract.all_expectations if contract else cast("Sequence[Any]", expectations)
+    wanted = cast("Sequence[Expectation]", expectations)
+    if contract is not None:
+        wanted = [each for each in contract.all_expectations if each.type not in NEEDS_LAKE]
     personal = {c.name for c in contract.columns if c.personal} if contract else set[str]()
     path = None if rejects is None else Path(rejects)
     name = name or (contract.table if contract else named(data))
@@ -144,23 +149,27 @@ def checked(
     *,
     personal: set[str],
     rejects: Path | None = None,
+    past: Past | None = None,
 ) -> tuple[int, list[Result], int]:
     """Rows, what each expectation comes to over them, and how many are rejected; see `check`.
 
     Parameters
     ----------
     personal: columns whose values are not shown.
+    past: what came before, for those that are asked of it.
     """
     schema = dict(frame.collect_schema())
     if rejects is not None and (taken := sorted({"_row", "_reasons"} & set(schema))):
         raise ContractError(f"{rejects}: rejects have columns {', '.join(taken)} of their own")
+    if past is None:
+        refuse_without_lake(expectations)
     for expectation in expectations:
         prove(expectation, schema)
-    run = _Run(frame, schema, [Result(each) for each in expectations], personal)
+    run = _Run(frame, schema, [Result(each) for each in expectations], personal, past)
     try:
         run.count()
     except _HasNaN:
-        run = _Run(frame, schema, [Result(each) for each in expectations], personal)
+        run = _Run(frame, schema, [Result(each) for each in expectations], personal, past)
         run.without_nan()
         run.count()
     return run.rows, run.results, run.explain(rejects)
@@ -179,7 +188,9 @@ class _Run:
         schema: Mapping[str, pl.DataType],
         results: list[Result],
         personal: set[str],
+        past: Past | None,
     ) -> None:
+        self.past = past
         self.frame, self.schema, self.results, self.personal = frame, schema, results, personal
         self.rows = 0
         self.hashes: dict[int, np.ndarray[Any, Any]] = {}
@@ -220,6 +231,10 @@ class _Run:
             own = {k.split(":", 1)[1]: v for k, v in values.items() if k.startswith(f"{number}:")}
             if expectation.is_about_rows or expectation.type in (*ORDERED, *REPEATED):
                 _fill(result, own)
+                continue
+            if judge_frame(result, self.frame, self.personal, self.past):
+                continue
+            if judge_table(result, self.rows, self.past):
                 continue
             breaks = second(expectation, own) if expectation.kind == "column" else None
             if breaks is None:

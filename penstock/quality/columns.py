@@ -14,6 +14,8 @@ from typing import Any
 import polars as pl
 
 from penstock.contracts import Expectation
+from penstock.quality.beyond import judge_times
+from penstock.quality.beyond import measures as of_times
 from penstock.quality.compiled import in_set
 from penstock.quality.results import MASK, Result
 
@@ -31,7 +33,7 @@ def measures(expectation: Expectation) -> dict[str, pl.Expr]:
     if not expectation.columns or expectation.kind != "column":
         return {}
     value = pl.col(expectation.columns[0]).drop_nulls()
-    found = {"count": pl.col(expectation.columns[0]).count()}
+    found = {"count": pl.col(expectation.columns[0]).count(), **of_times(expectation)}
     arguments = expectation.arguments
     match expectation.type.removeprefix("expect_column_").removesuffix("_to_be_between"):
         case "min" | "max" | "mean" | "median" | "sum" as how:
@@ -109,6 +111,8 @@ def judged(result: Result, values: Values, schema: Mapping[str, pl.DataType], ro
     expectation = result.expectation
     if expectation.kind == "table":
         result.observed, result.holds = _of_table(expectation, schema, rows)
+        return
+    if judge_times(result, values):
         return
     count = int(values.get("count", 0))
     result.elements = result.elements or rows

@@ -273,6 +273,8 @@ _COMPILED: dict[str, Callable[[_Columns, _Arguments], pl.Expr]] = {
     "expect_column_values_to_not_be_null": lambda columns, _: columns[0].is_null(),
     "expect_column_values_to_be_null": lambda columns, _: columns[0].is_not_null(),
     "expect_column_values_to_be_between": _between,
+    # Which rows' values another table lacks is known to whoever has read it.
+    "expect_column_values_to_exist_in_table": lambda columns, _: columns[0].is_not_null(),
     "expect_column_values_to_be_in_set": _not(_in_set),
     "expect_column_values_to_not_be_in_set": _in_set,
     "expect_column_values_to_match_regex": _not(_regex),

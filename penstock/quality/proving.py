@@ -36,6 +36,10 @@ def _check_columns(
     if missing := [column for column in names if column not in schema]:
         known = ", ".join(schema)[:1000]
         raise ContractError(f"{name}: no column {', '.join(missing)}; there are {known}")
+    if expectation.type.endswith(("_to_be_recent", "_to_have_no_gaps")):
+        kind = schema[expectation.columns[0]]
+        if not isinstance(kind, pl.Datetime | pl.Date):
+            raise ContractError(f"{name}: column {expectation.columns[0]} is {kind}, not a time")
     for column in expectation.columns:
         kind, values = schema[column], _compared(expectation)
         if any(word in expectation.type for word in _TEXT_ONLY) and kind != pl.String:

@@ -22,6 +22,7 @@ from penstock.contracts import Column
 from penstock.errors import CommitConflict
 from penstock.ingest.source import Source
 from penstock.lake import Lake
+from penstock.quality.beyond import absences
 from penstock.quality.compiled import SOURCE_FILE, UNIQUE
 from penstock.quality.history import keep
 from penstock.quality.proving import prove_contract
@@ -103,7 +104,7 @@ class _Replaying:
             for each in self.contract.all_expectations
             if each.type == UNIQUE
         }
-        splitter = Splitter(self.contract, known)
+        splitter = Splitter(self.contract, {**known, **absences(self.lake, self.contract)})
         removed, moved = list[StoredFile](), 0
         with (
             Stager(self.lake, self.table.table.name, self.table.schema) as good,

@@ -8,6 +8,7 @@ from typing import Protocol
 import polars as pl
 
 from penstock.contracts import Contract, Expectation
+from penstock.quality.beyond import Past
 from penstock.quality.cast import typed, uncast
 from penstock.quality.compiled import UNIQUE, broken, considered, looked_at
 from penstock.quality.reasons import reason, with_reasons
@@ -18,7 +19,7 @@ PROVENANCE = ("_source_file", "_source_row", "_ingested_at", "_batch")
 
 
 class Marker(Protocol):
-    """Says of rows whether they repeat others; of each chunk once, in order."""
+    """Says of rows whether they break a promise; of each chunk once, in order."""
 
     def mark(self, chunk: pl.DataFrame) -> pl.Series: ...
 
@@ -28,10 +29,14 @@ class Splitter:
 
     Parameters
     ----------
-    repeats: for each expectation of unique rows, by name.
+    repeats: for each expectation of unique rows and each foreign key, by name.
+    past: is told of raw columns that the contract doesn't know.
     """
 
-    def __init__(self, contract: Contract, repeats: Mapping[str, Marker]) -> None:
+    def __init__(
+        self, contract: Contract, repeats: Mapping[str, Marker], past: Past | None = None
+    ) -> None:
+        self.past = past
         self.contract, self.repeats = contract, repeats
         self.results = [Result(expectation) for expectation in contract.all_expectations]
         self.personal = {column.name for column in contract.columns if column.personal}
@@ -44,6 +49,8 @@ class Splitter:
         """Evaluate everything on the rows: those accepted, and those rejected with the reasons."""
         if raw.is_empty():
             return None
+        if self.past is not None:
+            self.past.saw(raw["_rescued"])
         columns = self.contract.columns
         frame = raw.select(
             *(typed(column) for column in columns),

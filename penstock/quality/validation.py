@@ -23,6 +23,7 @@ from penstock.ingest.formats import raw_type
 from penstock.ingest.ledger import mend_ledger, read_ledger
 from penstock.ingest.source import Source
 from penstock.lake import Lake
+from penstock.quality.beyond import KNOWN_COLUMNS, NEEDS_LAKE, Past, absences, judge_table
 from penstock.quality.checking import checked
 from penstock.quality.columns import judged
 from penstock.quality.compiled import UNIQUE
@@ -148,12 +149,21 @@ def refuse(result: Result, where: str) -> None:
     )
 
 
-def columns_of(lake: Lake, contract: Contract, files: list[StagedFile]) -> dict[str, Result]:
-    """What is expected of columns, by name, over rows that are staged beside the table."""
+def columns_of(
+    lake: Lake, contract: Contract, files: list[StagedFile], past: Past | None = None
+) -> dict[str, Result]:
+    """What is expected of columns, by name, over rows that are staged beside the table.
+
+    Parameters
+    ----------
+    past: without one nothing is asked of what came before.
+    """
     wanted = [
         each
         for each in contract.all_expectations
-        if not each.is_about_rows and not each.type.startswith("expect_table_row_count")
+        if not each.is_about_rows
+        and not each.type.startswith("expect_table_row_count")
+        and (past is not None or each.type not in NEEDS_LAKE)
     ]
     if not wanted:
         return {}
@@ -163,7 +173,7 @@ def columns_of(lake: Lake, contract: Contract, files: list[StagedFile]) -> dict[
     rows = pl.scan_parquet(paths, storage_options=options, glob=False) if paths else empty
     names = [column.name for column in contract.columns]
     personal = {column.name for column in contract.columns if column.personal}
-    _, results, _ = checked(rows.select(names), wanted, personal=personal)
+    _, results, _ = checked(rows.select(names), wanted, personal=personal, past=past)
     return {result.expectation.name: result for result in results}
 
 
@@ -194,7 +204,10 @@ class _Batch:
             for expectation in self.contract.all_expectations
             if expectation.type == UNIQUE
         }
-        self.rows = Splitter(self.contract, repeats)
+        self.past = Past(self.lake, self.contract.table)
+        marks = {**repeats, **absences(self.lake, self.contract)}
+        asks = any(each.type == KNOWN_COLUMNS for each in self.contract.all_expectations)
+        self.rows = Splitter(self.contract, marks, self.past if asks else None)
         self.results = self.rows.results
 
     def run(self) -> None:
@@ -283,7 +296,8 @@ class _Batch:
                     "keep the lake as it is and report it"
                 )
         for result in self.results:
-            if result.expectation.type.startswith("expect_table_row_count"):
+            is_count = result.expectation.type.startswith("expect_table_row_count")
+            if is_count and not judge_table(result, read, self.past):
                 judged(result, {}, {}, read)
             self._refuse(result)
 
@@ -308,7 +322,7 @@ class _Batch:
 
     def _check_columns(self, files: list[StagedFile]) -> None:
         """What columns come to, over the rows that were accepted."""
-        found = columns_of(self.lake, self.contract, files)
+        found = columns_of(self.lake, self.contract, files, self.past)
         for place, result in enumerate(self.results):
             if result.expectation.name in found:
                 self.results[place] = found[result.expectation.name]
@@ -361,7 +375,7 @@ class _Batch:
             total.broken += result.broken
             total.examples = [*total.examples, *result.examples][:EXAMPLES]
             if result.holds is not None:
-                total.observed = result.observed
+                total.observed, total.details = result.observed, result.details
                 total.holds = result.holds and total.holds is not False
         log.info("%s batch %d: %d accepted, %d rejected", run.table, number, accepted, rejected)
 

@@ -43,6 +43,8 @@ _WIDE = Contract(
         Column("t", "timestamp"),
     ),
     event_time="t",
+    freshness="26h",
+    unknown_columns={"promo_*": "add", "*": "fail"},
     expectations=tuple({each.name: each for each in EXPECTED}.values()),
 )
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from penstock import contracts as c
 from penstock import validate
 from penstock.contracts import Expectation
-from penstock.contracts.catalogue import KINDS
+from penstock.contracts.catalogue import BEYOND, KINDS
 from penstock.errors import ContractError, SourceError
 from penstock.ingest import ingest
 from penstock.quality import check, passing
@@ -268,10 +268,22 @@ def test_order_goes_on_from_batch_to_batch(
 def test_every_expectation_goes_to_a_suite_and_back() -> None:
     from tests.quality.expected import EXPECTED
 
-    for expectation in EXPECTED:
+    own = [
+        c.expect_column_values_to_exist_in_table("a", "shop/b", "c", version=3, mostly=0.9),
+        c.expect_column_max_to_be_recent("t", "26h", severity="fail"),
+        c.expect_column_values_to_have_no_gaps("t", "1h"),
+        c.expect_column_distribution_to_be_stable("n", "prod", psi=None, ks=0.2),
+        c.expect_table_row_count_to_be_near_previous(0.8, 1.5, 3),
+        c.expect_table_columns_to_be_known(severity="fail"),
+    ]
+    assert {each.type for each in own} == BEYOND
+    sql = c.unexpected_rows_expectation("SELECT * FROM {batch} WHERE n < 0")
+    for expectation in (*EXPECTED, *own, sql):
         entry = json.loads(json.dumps(expectation.to_gx()))
         assert Expectation.from_gx(entry).to_gx() == expectation.to_gx()
-    assert {e.type for e in EXPECTED} >= {kind for kind in KINDS if "json_schema" not in kind} - {
+    compared = {kind for kind in KINDS if "json_schema" not in kind} - BEYOND
+    assert {e.type for e in EXPECTED} >= compared - {
+        "unexpected_rows_expectation",
         "expect_column_most_common_value_to_be_in_set",
         "expect_column_type_to_be",
         "expect_column_values_to_be_in_type_list",

@@ -1,0 +1,156 @@
+"""Expectations that Great Expectations lacks: of other tables, of time, of earlier batches; SQL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Unpack
+
+from penstock.contracts.expectation import Expectation, Options, RowOptions
+from penstock.errors import ContractError
+
+BATCH = "{batch}"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_MEASURES = ("psi", "js", "ks")
+
+
+def expect_column_values_to_exist_in_table(
+    column: str,
+    table: str,
+    other_column: str = "",
+    version: int | str | None = None,
+    **options: Unpack[RowOptions],
+) -> Expectation:
+    """The value is one that a column of another table has (a foreign key); nulls are passed over.
+
+    Parameters
+    ----------
+    table: of the same lake.
+    other_column: by default of the same name.
+    version: of the other table, a number or a tag; by default its newest when rows are validated.
+    """
+    if table.count("/") != 1:
+        raise ContractError(f"{column}: another table is named domain/table, not {table!r}")
+    arguments: dict[str, Any] = {"table": table, "other_column": other_column or column}
+    arguments |= {} if version is None else {"version": version}
+    return Expectation("expect_column_values_to_exist_in_table", (column,), arguments, **options)
+
+
+def expect_column_max_to_be_recent(
+    column: str, within: str = "1d", **options: Unpack[Options]
+) -> Expectation:
+    """The newest time is at most so long ago when rows are validated (freshness).
+
+    Parameters
+    ----------
+    within: such as `90m`, `26h`, `7d`.
+    """
+    seconds(within)
+    return _about("expect_column_max_to_be_recent", (column,), {"within": within}, options)
+
+
+def expect_column_values_to_have_no_gaps(
+    column: str, every: str = "1d", **options: Unpack[Options]
+) -> Expectation:
+    """Between the first time and the last there is one in each stretch of such a length.
+
+    Parameters
+    ----------
+    every: such as `15m`, `1h`, `1d`; stretches begin at whole ones, UTC.
+    """
+    seconds(every)
+    return _about("expect_column_values_to_have_no_gaps", (column,), {"every": every}, options)
+
+
+def expect_column_distribution_to_be_stable(
+    column: str,
+    against: int | str = "previous",
+    psi: float | None = 0.2,
+    js: float | None = None,
+    ks: float | None = None,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The values are spread as they were: see `penstock.quality.drift` for the measures.
+
+    Parameters
+    ----------
+    against: `previous`, the batch before, or a version or tag of the table. Without it, as for a
+        first batch, it holds.
+    psi, js, ks: limits of which any may be passed by none; None leaves one out.
+    """
+    limits = {"psi": psi, "js": js, "ks": ks}
+    given = [limit for limit in limits.values() if limit is not None]
+    if not given or min(given) < 0:
+        raise ContractError(
+            f"{column}: a stable distribution has limits of psi, js or ks, from 0 on"
+        )
+    arguments = {"against": against, **limits}
+    return _about("expect_column_distribution_to_be_stable", (column,), arguments, options)
+
+
+def expect_table_row_count_to_be_near_previous(
+    min_ratio: float = 0.5, max_ratio: float = 2.0, over: int = 7, **options: Unpack[Options]
+) -> Expectation:
+    """A batch has about as many rows as those before it; a first one may have any number.
+
+    Parameters
+    ----------
+    min_ratio, max_ratio: of its rows to the median of earlier batches' (those without rows are
+        none).
+    over: how many earlier batches.
+    """
+    if not 0 <= min_ratio <= max_ratio or over < 1:
+        raise ContractError(
+            "row_count_to_be_near_previous: ratios lie in 0 <= min_ratio <= max_ratio, and over is "
+            f"at least 1, not {min_ratio}, {max_ratio}, {over}"
+        )
+    arguments = {"min_ratio": min_ratio, "max_ratio": max_ratio, "over": over}
+    return _about("expect_table_row_count_to_be_near_previous", (), arguments, options)
+
+
+def expect_table_columns_to_be_known(**options: Unpack[Options]) -> Expectation:
+    """Raw files have no column that the contract doesn't know (schema drift)."""
+    return _about("expect_table_columns_to_be_known", (), {}, options)
+
+
+def unexpected_rows_expectation(
+    unexpected_rows_query: str, **options: Unpack[Options]
+) -> Expectation:
+    """A query in DuckDB's SQL finds no rows.
+
+    Parameters
+    ----------
+    unexpected_rows_query: over `{batch}`, such as `SELECT * FROM {batch} WHERE price > 10 * cost`.
+    """
+    query = " ".join(unexpected_rows_query.split())
+    if BATCH not in query:
+        raise ContractError(
+            f"a query for unexpected rows reads {BATCH}, and this doesn't: {query!r}"
+        )
+    return _about("unexpected_rows_expectation", (), {"unexpected_rows_query": query}, options)
+
+
+def seconds(length: str) -> int:
+    """Of a length of time such as `90m` or `1d12h`.
+
+    Raises
+    ------
+    ContractError: it is none, or zero.
+    """
+    parts = re.findall(r"(\d+)([smhdw])", length)
+    total = sum(int(number) * _UNITS[unit] for number, unit in parts)
+    if not total or "".join(f"{number}{unit}" for number, unit in parts) != length:
+        raise ContractError(f"{length!r} is no length of time such as 90m, 26h, 7d")
+    return total
+
+
+def length_of(time: timedelta) -> str:
+    """A length of time as `seconds` takes it."""
+    return f"{max(1, int(time.total_seconds()))}s"
+
+
+def _about(
+    kind: str, columns: tuple[str, ...], arguments: Mapping[str, Any], options: Options
+) -> Expectation:
+    return Expectation(kind, columns, arguments, options.get("severity", "warn"))

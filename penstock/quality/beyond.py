@@ -1,0 +1,253 @@
+"""Expectations beyond one table's rows: other tables, time, earlier batches, SQL."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from penstock.contracts import Contract, Expectation
+from penstock.contracts.beyond import BATCH, seconds
+from penstock.errors import ContractError, TableNotFound
+from penstock.quality.results import EXAMPLES, MASK, Result
+
+if TYPE_CHECKING:
+    from penstock.lake import Lake
+    from penstock.quality.profiling import Profile
+
+FOREIGN_KEY = "expect_column_values_to_exist_in_table"
+NEAR_PREVIOUS = "expect_table_row_count_to_be_near_previous"
+KNOWN_COLUMNS = "expect_table_columns_to_be_known"
+QUERY = "unexpected_rows_expectation"
+STABLE = "expect_column_distribution_to_be_stable"
+NEEDS_LAKE = {FOREIGN_KEY, NEAR_PREVIOUS, KNOWN_COLUMNS, STABLE}
+"""What can't be asked of rows alone."""
+_GAPS_SHOWN = 20
+_LOOKED_AT = 1000
+"""Rows of a chunk whose unknown columns are named."""
+
+
+@dataclass
+class Past:
+    """What came before a batch, and what was unknown in it."""
+
+    lake: Lake
+    table: str
+    unknown: dict[str, int] = field(default_factory=dict[str, int])
+    """Raw columns that the contract doesn't know, with rows that have a value there."""
+
+    def rows_before(self, batches: int) -> list[int]:
+        """Rows of earlier batches, the newest first; those without rows are left out."""
+        from penstock.tables import Table
+
+        snapshot = Table(self.lake, self.table).snapshot_or_none()
+        found = list[int]()
+        for commit in snapshot.history() if snapshot else ():
+            if str(commit.get("penstock.application", "")).startswith("validate/"):
+                note = json.loads(commit["penstock.note"])
+                rows = note.get("rows_accepted", 0) + note.get("rows_rejected", 0)
+                found += [rows] if rows else []
+            if len(found) == batches:
+                break
+        return found
+
+    def profile(self, against: int | str) -> Profile | None:
+        """What a batch is held against; None where there is nothing yet."""
+        from penstock.quality.profiling import batch_profiles, profile_of
+
+        try:
+            if against != "previous":
+                return profile_of(self.lake, self.table, against)
+            # Batches that only took rows out have none to compare with.
+            filled = [each for each in batch_profiles(self.lake, self.table, 5) if each.rows]
+        except TableNotFound:
+            return None
+        return filled[-1] if filled else None
+
+    def saw(self, rescued: pl.Series) -> None:
+        """Count the raw columns of some rows' `_rescued` (JSON objects, null where nothing was)."""
+        for text in rescued.drop_nulls().head(_LOOKED_AT):
+            try:
+                value = json.loads(text)
+            except ValueError:
+                continue  # a row that could not be taken apart
+            for name in value if isinstance(value, dict) else ():
+                self.unknown[name] = self.unknown.get(name, 0) + 1
+
+
+class Absent:
+    """Marks rows whose value another table doesn't have."""
+
+    def __init__(self, lake: Lake, expectation: Expectation) -> None:
+        (self._column,) = expectation.columns
+        self._keys = keys_of(lake, expectation)
+
+    def mark(self, chunk: pl.DataFrame) -> pl.Series:
+        """Whether each row's value is missing there; of null, nothing is said."""
+        return chunk.select(absent(self._column, self._keys)).to_series()
+
+
+def absent(column: str, keys: pl.Series) -> pl.Expr:
+    """True where a value is none of a table's."""
+    return ~pl.col(column).is_in(keys.implode()).fill_null(value=True)
+
+
+def absences(lake: Lake, contract: Contract) -> dict[str, Absent]:
+    """By name, what marks the rows of a contract's foreign keys."""
+    wanted = [each for each in contract.all_expectations if each.type == FOREIGN_KEY]
+    return {each.name: Absent(lake, each) for each in wanted}
+
+
+def keys_of(lake: Lake, expectation: Expectation) -> pl.Series:
+    """The values that the other table has, each once.
+
+    Raises
+    ------
+    ContractError: there is no such table, version or column, or it is of another type.
+    """
+    from penstock.tables import Table
+
+    arguments = expectation.arguments
+    name, column = arguments["table"], arguments["other_column"]
+    try:
+        snapshot = Table(lake, name).snapshot(arguments.get("version"))
+    except TableNotFound as error:
+        raise ContractError(f"{expectation.name}: {error}") from error
+    if column not in snapshot.schema.names:
+        known = ", ".join(snapshot.schema.names)[:1000]
+        raise ContractError(f"{expectation.name}: {name} has no column {column}; it has {known}")
+    rows = snapshot.scan().select(pl.col(column).drop_nulls().unique())
+    return rows.collect(engine="streaming").to_series()
+
+
+def refuse_without_lake(expectations: Sequence[Expectation]) -> None:
+    """Raise `ContractError` where something can only be asked of a batch of a table."""
+    if wanted := [each.name for each in expectations if each.type in NEEDS_LAKE]:
+        raise ContractError(
+            f"{', '.join(wanted)}: asked of other tables or earlier batches, which only "
+            "`validate` knows; leave it out here"
+        )
+
+
+def measures(expectation: Expectation) -> dict[str, pl.Expr]:
+    """Aggregates of a column of times; none of what isn't about one."""
+    if not expectation.type.endswith(("_to_be_recent", "_to_have_no_gaps")):
+        return {}
+    value = pl.col(expectation.columns[0]).drop_nulls()
+    if expectation.type.endswith("_to_be_recent"):
+        return {"observed": value.max()}
+    length = seconds(expectation.arguments["every"])
+    steps = value.dt.epoch("s").floordiv(length).unique().sort()
+    after = steps.diff()
+    return {
+        "gaps": (after > 1).sum(),
+        "missing": (after - 1).sum(),
+        "before": steps.filter(after.shift(-1) > 1).head(_GAPS_SHOWN).implode(),
+    }
+
+
+def judge_times(result: Result, values: Mapping[str, Any]) -> bool:
+    """Fill in what a column of times comes to; whether this was for it to do."""
+    expectation = result.expectation
+    if expectation.type.endswith("_to_be_recent"):
+        newest = values.get("observed")
+        if newest is not None and not isinstance(newest, datetime):
+            newest = datetime(newest.year, newest.month, newest.day, tzinfo=UTC)
+        if newest is not None and newest.tzinfo is None:
+            newest = newest.replace(tzinfo=UTC)
+        age = None if newest is None else (datetime.now(UTC) - newest).total_seconds()
+        result.observed = newest
+        result.holds = age is not None and age <= seconds(expectation.arguments["within"])
+        return True
+    if not expectation.type.endswith("_to_have_no_gaps"):
+        return False
+    length = seconds(expectation.arguments["every"])
+    result.observed = int(values.get("missing") or 0)
+    result.holds = result.observed == 0
+    ends = [
+        datetime.fromtimestamp((step + 1) * length, UTC).isoformat()
+        for step in values.get("before") or ()
+    ]
+    result.details = {"gaps": int(values.get("gaps") or 0), "partial_gaps_list": ends}
+    return True
+
+
+def judge_table(result: Result, rows: int, past: Past | None) -> bool:
+    """Fill in what is asked beside earlier batches; whether this was for it to do."""
+    expectation = result.expectation
+    if past is None or expectation.type not in (NEAR_PREVIOUS, KNOWN_COLUMNS):
+        return False
+    if expectation.type == KNOWN_COLUMNS:
+        result.observed, result.holds = sorted(past.unknown), not past.unknown
+        return True
+    low, high, over = (expectation.arguments[key] for key in ("min_ratio", "max_ratio", "over"))
+    before = past.rows_before(over)
+    usual = median(before) if before else 0
+    result.observed = rows / usual if usual else None
+    result.holds = result.observed is None or low <= result.observed <= high
+    result.details = {"rows": rows, "usual_rows": usual}
+    return True
+
+
+def judge_frame(result: Result, frame: pl.LazyFrame, personal: set[str], past: Past | None) -> bool:
+    """Fill in what takes a scan of its own; whether this was for it to do."""
+    if result.expectation.type == QUERY:
+        _query(result, frame, personal)
+        return True
+    if result.expectation.type == STABLE and past is not None:
+        _stable(result, frame, personal, past)
+        return True
+    return False
+
+
+def _query(result: Result, frame: pl.LazyFrame, personal: set[str]) -> None:
+    """Rows go through a file: a query may read them more than once, and they may be many."""
+    from penstock.tables.sql import connect
+
+    query = result.expectation.arguments["unexpected_rows_query"]
+    with tempfile.TemporaryDirectory(prefix="penstock-sql-") as folder, connect() as connection:
+        import duckdb
+
+        path = Path(folder) / "batch.parquet"
+        frame.sink_parquet(path, compression="lz4")
+        connection.execute(f"CREATE VIEW __batch AS SELECT * FROM read_parquet('{path}')")
+        text = query.replace(BATCH, "__batch")
+        try:
+            (count,) = connection.sql(f"SELECT count(*) FROM ({text})").fetchall()[0]
+            few = connection.sql(f"SELECT * FROM ({text}) LIMIT {EXAMPLES}").pl() if count else None
+        except duckdb.Error as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ContractError(f"{result.expectation.name}: {query!r}: {reason}") from error
+    result.observed, result.holds = int(count), count == 0
+    if few is not None:
+        hidden = [pl.lit(MASK).alias(name) for name in few.columns if name in personal]
+        result.details = {"unexpected_rows": few.with_columns(hidden).rows(named=True)}
+
+
+def _stable(result: Result, frame: pl.LazyFrame, personal: set[str], past: Past) -> None:
+    from penstock.quality.drifting import Limits, drift
+    from penstock.quality.profiling import profile
+
+    (column,) = result.expectation.columns
+    arguments = result.expectation.arguments
+    before = past.profile(arguments["against"])
+    result.holds = True
+    if before is None or column not in before.columns or not before.rows:
+        return
+    after = profile(frame, columns=[column], personal=personal & {column}, name=past.table)
+    limits = Limits(**{name: arguments.get(name) for name in ("psi", "js", "ks")})
+    found = drift(before, after, limits)
+    moved = next((each for each in found.columns if each.column == column), None)
+    if moved is None:
+        result.observed, result.holds = "of another type", False
+        return
+    result.observed = {"psi": moved.psi, "js": moved.js, "ks": moved.ks}
+    result.details = {"against": found.before, "middle": list(moved.middle)}
+    result.holds = not moved.has_drifted
