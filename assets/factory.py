@@ -380,12 +380,17 @@ def _training_set(domain: Domain, spec: TrainingSet) -> list[dg.AssetsDefinition
                 "bytes": manifest.size_bytes,
                 "shards": len(manifest.shards),
                 "written anew": published.is_new,
+                "look at": _listed([w["message"] for w in manifest.details.get("warnings", ())]),
                 "seconds": round(time.perf_counter() - started, 3),
             },
             data_version=dg.DataVersion(manifest.fingerprint),
         )
 
     return [training_set, dataset]
+
+
+def _listed(lines: Sequence[str]) -> Any:
+    return dg.MetadataValue.md("\n".join(f"- {line}" for line in lines) or "nothing suspicious")
 
 
 def _labelled(lake: Any, spec: TrainingSet) -> int:

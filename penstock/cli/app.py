@@ -159,6 +159,7 @@ def _show_dataset(lake: Lake, name: str, as_json: bool) -> None:
     value |= {"splits": dict(manifest.splits), "tags": pointers, "shards": len(manifest.shards)}
     value |= {"inputs": {table: pin["version"] for table, pin in manifest.inputs.items()}}
     columns = [_column(field) for field in manifest.schema]
+    warnings = [each["message"] for each in manifest.details.get("warnings", ())]
     names = manifest.statistics["names"]
     features = [
         {
@@ -168,11 +169,13 @@ def _show_dataset(lake: Lake, name: str, as_json: bool) -> None:
         for i in range(len(names))
     ]
     if as_json:
-        echo_json({**value, "columns": columns, "features": features})
+        echo_json({**value, "columns": columns, "features": features, "warnings": warnings})
         return
     print_facts(value)
     print_rows(columns, as_json=False)
     print_rows(features, as_json=False)
+    for warning in warnings:
+        console.print(f"look at: {warning}")
 
 
 @main.command()

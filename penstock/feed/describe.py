@@ -126,6 +126,8 @@ def _described(opened: Opened, settings: Settings, samples: int | None) -> Expla
     else:
         lines.append(("cached", "on this machine's disk already"))
     lines.append(("lake", opened.uri))
+    if opened.published is not None:
+        lines += [("look at", w["message"]) for w in opened.published.details.get("warnings", ())]
     title = f"Dataset({opened.name!r}, split={opened.split!r}, version={opened.fingerprint!r})"
     return Explanation(title, tuple(lines))
 

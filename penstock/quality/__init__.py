@@ -9,6 +9,7 @@ raw batch (text) ─▶ cast.py: typed values, and which did not cast
 
 any table ─▶ checking.py: the same expectations over a frame, file or table as it is, with
              columns.py (whole columns) and passing.py (repeats, order)
+training set ─▶ training_sets.py: what is suspicious about it, with near.py (near-duplicates)
           ─▶ profiling.py: what is in its columns ─▶ drifting.py: how far two profiles are apart
 """
 
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from penstock.quality.drifting import Drift, Limits, drift
     from penstock.quality.profiling import Profile, profile, profile_of
     from penstock.quality.replaying import Replay, replay
+    from penstock.quality.training_sets import Finding, inspect
     from penstock.quality.validation import Validation, validate
 
 _HOMES = {
     "Drift": "penstock.quality.drifting",
+    "Finding": "penstock.quality.training_sets",
     "Limits": "penstock.quality.drifting",
     "Profile": "penstock.quality.profiling",
     "Replay": "penstock.quality.replaying",
@@ -33,6 +36,7 @@ _HOMES = {
     "Validation": "penstock.quality.validation",
     "check": "penstock.quality.checking",
     "drift": "penstock.quality.drifting",
+    "inspect": "penstock.quality.training_sets",
     "profile": "penstock.quality.profiling",
     "profile_of": "penstock.quality.profiling",
     "replay": "penstock.quality.replaying",
@@ -41,6 +45,7 @@ _HOMES = {
 
 __all__ = [
     "Drift",
+    "Finding",
     "Limits",
     "Profile",
     "Replay",
@@ -48,6 +53,7 @@ __all__ = [
     "Validation",
     "check",
     "drift",
+    "inspect",
     "profile",
     "profile_of",
     "replay",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -12,6 +14,7 @@ from penstock.errors import FeatureError
 from penstock.features.daily import TIME
 from penstock.labels.outcome import LABEL
 from penstock.lake import Lake, dataset_key
+from penstock.quality import inspect
 from penstock.shards import Manifest, Packing, move_tag, open_manifest, write_dataset
 from penstock.shards.manifest import MANIFEST
 from penstock.shards.tags import LATEST
@@ -19,6 +22,8 @@ from penstock.tables import Snapshot, Table
 from penstock.training.freezing import SPLIT, Frozen
 from penstock.training.spec import TrainingSet
 from penstock.training.split import SPLITS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,22 @@ def publish(lake: Lake, spec: TrainingSet, frozen: Frozen, *, tag: str = LATEST)
                 "owner": spec.owner,
                 "cuts": asdict(frozen.cuts),
                 "training_set_version": frozen.version,
+                "warnings": _warnings(spec, snapshot),
             },
         )
     else:
         manifest = open_manifest(lake, spec.name, frozen.fingerprint)
     move_tag(lake, spec.name, tag, frozen.fingerprint)
     return Published(manifest, is_new)
+
+
+def _warnings(spec: TrainingSet, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """What is suspicious about the frozen rows; the manifest keeps it."""
+    features = list(spec.feature_names)
+    found = inspect(snapshot.scan(), features=features, label=LABEL, split=SPLIT)
+    for each in found:
+        log.warning("%s: %s", spec.name, each.message)
+    return [each.to_json() for each in found]
 
 
 def _rows(snapshot: Snapshot, split: str, schema: pa.Schema) -> Iterator[pa.Table]:
