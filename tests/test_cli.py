@@ -83,6 +83,10 @@ def test_rejects_counts_the_reasons_and_masks_what_is_personal(place: Path) -> N
     assert sum(r["rows"] for r in told["reasons"]) >= told["rows"] > 0
     assert {row["CustomerID"] for row in told["examples"]} == {"•••"}
     assert "unit_price_values_to_be_between" in run(place, "rejects", "retail/sales").stdout
+    by_reason = as_json(place, "rejects", "retail/sales", "--by", "reason")
+    assert by_reason == told["reasons"]
+    by_file = as_json(place, "rejects", "retail/sales", "--by", "file")
+    assert sum(each["rows"] for each in by_file) == told["rows"]
 
 
 def test_validate_shows_the_last_results(place: Path) -> None:
@@ -134,7 +138,8 @@ def test_a_mistake_gets_one_clear_line_and_an_exit_code(
 
 
 @pytest.mark.parametrize(
-    "command", ["", "ls", "show", "ingest", "validate", "publish", "rejects", "demo"]
+    "command",
+    ["", "ls", "show", "ingest", "validate", "publish", "rejects", "report", "drift", "demo"],
 )
 def test_help_has_examples(place: Path, command: str) -> None:
     arguments = [command, "--help"] if command else ["--help"]

@@ -241,13 +241,21 @@ def replay(lake: Lake, table: str, project: Path, as_json: bool) -> None:
 @click.option(
     "--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to show."
 )
+@click.option(
+    "--by",
+    type=click.Choice(["reason", "file", "batch"]),
+    help="Only count them: by reason, source file or batch.",
+)
 @common
-def rejects(lake: Lake, table: str, limit: int, as_json: bool) -> None:
+def rejects(lake: Lake, table: str, limit: int, by: str | None, as_json: bool) -> None:
     """Why rows of a table were rejected, and some of them as they came.
+
+    A row rejected for several reasons counts for each.
 
     \b
     Examples:
       penstock rejects retail/sales
+      penstock rejects retail/sales --by reason
       penstock rejects retail/sales --limit 100 --json
     """
     import polars as pl
@@ -258,15 +266,21 @@ def rejects(lake: Lake, table: str, limit: int, as_json: bool) -> None:
     snapshot = Table(lake, rejects_name(table)).snapshot()
     rows = snapshot.scan()
     reason = pl.col("_reasons").list.eval(pl.element().struct.field("expectation"))
+    of = {"file": "_source_file", "batch": "_batch"}
+    counted = by or "reason"
+    asked = pl.col(of[counted]) if counted in of else reason
+    each = rows.select(asked.alias(counted))
     counts = (
-        rows.select(reason.alias("reason"))
-        .explode("reason")
-        .group_by("reason")
+        (each if counted in of else each.explode(counted))
+        .group_by(counted)
         .len("rows")
-        .sort("rows", descending=True)
+        .sort(["rows", counted], descending=[True, False])
         .collect()
         .to_dicts()
     )
+    if by is not None:
+        print_rows(counts, as_json, empty=f"no row of {table} was rejected")
+        return
     personal = [pl.lit("•••").alias(f.name) for f in snapshot.schema if _column(f)["personal"]]
     text = pl.col("_reasons").list.eval(
         pl.format(

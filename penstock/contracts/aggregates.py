@@ -329,6 +329,47 @@ def expect_column_values_to_be_of_type(
     return _about("expect_column_values_to_be_of_type", (column,), {"type_": type_}, options)
 
 
+def expect_column_kl_divergence_to_be_less_than(
+    column: str,
+    partition_object: Mapping[str, Any],
+    threshold: float,
+    tail_weight_holdout: float = 0,
+    internal_weight_holdout: float = 0,
+    **options: Unpack[Options],
+) -> Expectation:
+    """The Kullback-Leibler divergence from a distribution, in nats, is at most so much.
+
+    Runs on Great Expectations itself (extra `quality`), with the column in memory.
+
+    Parameters
+    ----------
+    partition_object: `{"values": [...], "weights": [...]}` of classes, or `{"bins": [...],
+        "weights": [...]}` of numbers, a bin more than weights, with `tail_weights` if so wanted;
+        weights add up to 1.
+    tail_weight_holdout, internal_weight_holdout: weight for what lies outside of all bins, or in
+        bins of none.
+    """
+    kind = "expect_column_kl_divergence_to_be_less_than"
+    weights = partition_object.get("weights")
+    places = partition_object.get("values") or partition_object.get("bins")
+    if not weights or not places or abs(sum(weights) - 1) > 1e-6 + _tails(partition_object):
+        raise ContractError(
+            f"{kind}({column}): partition_object has values or bins, and weights that add up to 1"
+        )
+    if threshold is None or threshold < 0:  # pyright: ignore[reportUnnecessaryComparison]
+        raise ContractError(f"{kind}({column}): threshold is 0 or more, not {threshold!r}")
+    arguments = {"partition_object": dict(partition_object), "threshold": threshold}
+    if tail_weight_holdout:
+        arguments["tail_weight_holdout"] = tail_weight_holdout
+    if internal_weight_holdout:
+        arguments["internal_weight_holdout"] = internal_weight_holdout
+    return _about(kind, (column,), arguments, options)
+
+
+def _tails(partition_object: Mapping[str, Any]) -> float:
+    return float(sum(partition_object.get("tail_weights") or ()))
+
+
 def expect_column_values_to_be_in_type_list(
     column: str, type_list: Sequence[str], **options: Unpack[Options]
 ) -> Expectation:

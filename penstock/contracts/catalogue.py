@@ -38,6 +38,7 @@ _COLUMN = (
     "distinct_values_to_contain_set",
     "distinct_values_to_equal_set",
     "distribution_to_be_stable",
+    "kl_divergence_to_be_less_than",
     "max_to_be_between",
     "max_to_be_recent",
     "mean_to_be_between",

@@ -16,6 +16,7 @@ import polars as pl
 from penstock.contracts import Contract, Expectation
 from penstock.contracts.beyond import BATCH, seconds
 from penstock.errors import ContractError, TableNotFound
+from penstock.quality.on_gx import ON_GX, judge_on_gx
 from penstock.quality.results import EXAMPLES, MASK, Result
 
 if TYPE_CHECKING:
@@ -200,6 +201,9 @@ def judge_frame(result: Result, frame: pl.LazyFrame, personal: set[str], past: P
     """Fill in what takes a scan of its own; whether this was for it to do."""
     if result.expectation.type == QUERY:
         _query(result, frame, personal)
+        return True
+    if result.expectation.type in ON_GX:
+        judge_on_gx(result, frame, personal)
         return True
     if result.expectation.type == STABLE and past is not None:
         _stable(result, frame, personal, past)

@@ -281,9 +281,14 @@ def test_every_expectation_goes_to_a_suite_and_back() -> None:
     for expectation in (*EXPECTED, *own, sql):
         entry = json.loads(json.dumps(expectation.to_gx()))
         assert Expectation.from_gx(entry).to_gx() == expectation.to_gx()
+    kl = c.expect_column_kl_divergence_to_be_less_than(
+        "n", {"values": [1, 2], "weights": [0.5, 0.5]}, 0.1, tail_weight_holdout=0.01
+    )
+    assert Expectation.from_gx(json.loads(json.dumps(kl.to_gx()))).to_gx() == kl.to_gx()
     compared = {kind for kind in KINDS if "json_schema" not in kind} - BEYOND
     assert {e.type for e in EXPECTED} >= compared - {
         "unexpected_rows_expectation",
+        "expect_column_kl_divergence_to_be_less_than",
         "expect_column_most_common_value_to_be_in_set",
         "expect_column_type_to_be",
         "expect_column_values_to_be_in_type_list",
