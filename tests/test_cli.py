@@ -116,6 +116,7 @@ def test_ingesting_and_publishing_again_find_nothing_new(place: Path) -> None:
         (["publish", "retail/demnd"], 1, "Did you mean retail/demand?"),
         (["ingest", "retail/sold"], 1, "Did you mean retail/sales?"),
         (["ingest", "retail/sales", "--raw", "/nowhere"], 1, "no such folder"),
+        (["ingest", "retail/sales", "--raw", __file__], 1, "it is a file"),
         (["ls", "--lake", "s3://bucket/lake"], 1, "no credentials"),
         (["shwo", "x"], 2, "Did you mean show?"),
         (["show"], 2, "Missing argument"),

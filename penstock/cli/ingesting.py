@@ -132,6 +132,10 @@ def validated(lake: Lake, source: Source) -> dict[str, Any]:
     from penstock.quality import validate as run_validate
 
     run = run_validate(lake, source)
+    if run.batches:
+        from penstock.quality.profiling import batch_profiles
+
+        batch_profiles(lake, run.table, len(run.batches))  # while their files are surely there
     return {
         "validated_table": run.table,
         "rows_accepted": run.rows_accepted,

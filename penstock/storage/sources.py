@@ -196,6 +196,11 @@ class _Disk:
 
     def list(self, after: str) -> Iterator[pl.DataFrame]:
         if not Path(self._root).is_dir():
+            if Path(self._root).exists():
+                raise SourceError(
+                    f"{self.identity}: it is a file; a source's uri is its folder, and the pattern "
+                    "picks files"
+                )
             raise SourceError(
                 f"{self.identity}: no such folder; create it or mend the source's uri"
             )
