@@ -35,6 +35,8 @@ def profile(lake: Lake, data: str, where: str | None, batch: bool, as_json: bool
     """
     from penstock.quality.drifting import shown
 
+    if batch and where is not None:
+        raise click.UsageError("--batch is of a whole commit; leave out --where")
     found = _profile(lake, data, where, batch=batch)
     if as_json:
         echo_json(json.loads(found.to_json()))
@@ -95,7 +97,9 @@ def drift(
     from penstock.quality.drifting import as_limits
     from penstock.quality.drifting import drift as compare
 
-    given = [(name, value) for name, value in (("psi", psi), ("js", js), ("ks", ks)) if value]
+    given = [
+        (name, value) for name, value in (("psi", psi), ("js", js), ("ks", ks)) if value is not None
+    ]
     limits = as_limits(given)
     found = compare(
         _profile(lake, before, where), _profile(lake, after, where_after or where), limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -81,7 +82,7 @@ def expect_column_distribution_to_be_stable(
     """
     limits = {"psi": psi, "js": js, "ks": ks}
     given = [limit for limit in limits.values() if limit is not None]
-    if not given or min(given) < 0:
+    if not given or not all(0 <= limit < math.inf for limit in given):
         raise ContractError(
             f"{column}: a stable distribution has limits of psi, js or ks, from 0 on"
         )
@@ -100,7 +101,7 @@ def expect_table_row_count_to_be_near_previous(
         none).
     over: how many earlier batches.
     """
-    if not 0 <= min_ratio <= max_ratio or over < 1:
+    if not 0 <= min_ratio <= max_ratio < math.inf or over < 1:
         raise ContractError(
             "row_count_to_be_near_previous: ratios lie in 0 <= min_ratio <= max_ratio, and over is "
             f"at least 1, not {min_ratio}, {max_ratio}, {over}"
@@ -123,7 +124,7 @@ def unexpected_rows_expectation(
     ----------
     unexpected_rows_query: over `{batch}`, such as `SELECT * FROM {batch} WHERE price > 10 * cost`.
     """
-    query = " ".join(unexpected_rows_query.split())
+    query = unexpected_rows_query.strip()
     if BATCH not in query:
         raise ContractError(
             f"a query for unexpected rows reads {BATCH}, and this doesn't: {query!r}"

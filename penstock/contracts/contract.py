@@ -116,6 +116,12 @@ class Contract:
             raise ContractError(
                 f"{self.table}: max_rejected is a share up to 1.0 or a number of rows, not {most}"
             )
+        personal = {column.name for column in self.columns if column.personal}
+        for expectation in self.expectations:
+            if expectation.type.endswith("_to_be_stable") and personal & set(expectation.columns):
+                raise ContractError(
+                    f"{self.table}: {expectation.name}: of a personal column no values are kept"
+                )
         names = [expectation.name for expectation in self.all_expectations]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ContractError(f"{self.table}: expected twice: {', '.join(twice)}")

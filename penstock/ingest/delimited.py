@@ -32,8 +32,8 @@ PIECE_BYTES = 8 << 20
 _DELIMITERS = ",;\t|"
 _SHOWN = 200
 _SNIFFED_BYTES = 16 << 10
-_SNIFFED_SHARE = 0.9
-"""Of the first lines, those that must show a sign for it to be the file's."""
+_FEWEST_SNIFFED = 3
+"""Lines that must show a sign for it to be the file's."""
 _THREADS = max(2, os.cpu_count() or 1)
 
 
@@ -53,6 +53,8 @@ class Header:
     escape: str
     length_bytes: int
     """Of the line, its end included; 0 without one."""
+    is_sniffed: bool
+    """Whether quote or escape are not the usual ones, and nobody but the first lines said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ def header_of(source: Source, head: bytes, path: str) -> Header:
     """
     if not source.header:
         dialect = _dialect(source, _first_line(head)[0], head)
-        return Header(tuple(source.contract.raw_names), *dialect, 0)
+        sniffed = _is_sniffed(source, *dialect)
+        return Header(tuple(source.contract.raw_names), *dialect, 0, sniffed)
     line, length = _first_line(head)
     delimiter, quote, escape = _dialect(source, line, head[length:])
     own = quote
@@ -92,7 +95,12 @@ def header_of(source: Source, head: bytes, path: str) -> Header:
         own = '"'  # names may stand bare above values that do not
     names = _named(_fields(line, delimiter, own), source, path)
     check_columns(source, names, path, delimiter)
-    return Header(tuple(names), delimiter, quote, escape, length)
+    sniffed = _is_sniffed(source, delimiter, quote, escape)
+    return Header(tuple(names), delimiter, quote, escape, length, sniffed)
+
+
+def _is_sniffed(source: Source, _: str, quote: str, escape: str) -> bool:
+    return (source.quote is None and quote != '"') or (source.escape is None and escape != "")
 
 
 def check_columns(
@@ -140,7 +148,10 @@ def parse(header: Header, pieces: Sequence[bytes | memoryview]) -> Rows:
     Raises
     ------
     Unmarked: a quote is open at the end of a piece.
+    UnreadableFile: a value does not keep to the quotes that the first lines have.
     """
+    if header.is_sniffed:
+        _check_dialect(header, pieces)
     mark = secrets.token_hex(12)
     line = (mark + header.delimiter * (len(header.names) - 1) + "\n").encode()
     parts: list[bytes | memoryview] = []
@@ -194,6 +205,16 @@ def parse(header: Header, pieces: Sequence[bytes | memoryview]) -> Rows:
     )
 
 
+def _check_dialect(header: Header, pieces: Sequence[bytes | memoryview]) -> None:
+    for piece in pieces:
+        if _fits(bytes(piece), header.delimiter, header.quote, header.escape):
+            continue
+        how = "stand between apostrophes" if header.quote == "'" else "escape quotes by a backslash"
+        raise UnreadableFile(
+            f"its first lines {how}, and a later one doesn't; set the source's quote and escape"
+        )
+
+
 def stream(source: Source, header: Header, text: Stream, path: str) -> Iterator[Rows]:
     """The rows of a large file behind its header, in order, numbered through.
 
@@ -224,6 +245,8 @@ def stream(source: Source, header: Header, text: Stream, path: str) -> Iterator[
             parsed, piece, line = waiting.popleft()
             try:
                 found = parsed.result()
+            except UnreadableFile as error:
+                raise UnreadableFile(f"{path}: {error}") from error
             except Unmarked:
                 rest = [piece, *(later for _, later, _ in waiting)]
                 for other, _, _ in waiting:
@@ -353,45 +376,48 @@ def _dialect(source: Source, line: bytes, text: bytes) -> tuple[str, str, str]:
     """
     first = "'" if source.quote is None and line.startswith(b"'") else source.quote
     delimiter = source.delimiter or _best_delimiter(source, line, '"' if first is None else first)
-    text = text[:_SNIFFED_BYTES]
+    sample = text[:_SNIFFED_BYTES]
+    if len(text) > len(sample):  # the last line is cut short
+        sample = sample[: sample.rfind(b"\n") + 1]
     quote, escape = source.quote, source.escape
     if quote is None:
-        quote = "'" if _is_in_apostrophes(text or line, delimiter) else '"'
+        quote = "'" if _is_in_apostrophes(sample, line, delimiter) else '"'
     if escape is None:
-        escape = "\\" if quote and _is_escaped(text, delimiter, quote) else ""
+        is_escaped = quote == '"' and b'\\"' in sample and _fits(sample, delimiter, quote, "\\")
+        escape = "\\" if is_escaped else ""
     return delimiter, quote, escape
 
 
-def _is_escaped(text: bytes, delimiter: str, quote: str) -> bool:
-    r"""Whether a backslash stands before a quote within a value, and none is doubled.
-
-    Before a quote that ends a value it is only a backslash (`"C:\\"`), and before a doubled one it
-    is of what was quoted, such as JSON.
+def _is_in_apostrophes(sample: bytes, line: bytes, delimiter: str) -> bool:
+    """Whether the header, or each of some lines, has values between apostrophes, and all of them
+    can be read so.
     """
-    sign = b"\\" + quote.encode()
-    if sign not in text:
+    if b"'" not in sample or not _fits(sample, delimiter, "'", ""):
         return False
-    edge, mark = rb"[\r\n]|%b" % re.escape(delimiter.encode()), re.escape(quote.encode())
-    doubled = rb"(?<![\r\n])(?<!%b)%b%b(?!%b|$)" % (
-        re.escape(delimiter.encode()),
-        mark,
-        mark,
-        edge,
-    )
-    inside = rb"\\%b(?!%b|$)" % (mark, edge)
-    return re.search(inside, text) is not None and re.search(doubled, text) is None
+    sign = re.escape(delimiter.encode())
+    if line.startswith(b"'"):
+        return True
+    lines = [each for each in sample.splitlines() if each]
+    value = re.compile(rb"(?:^|%b)'" % sign)
+    return len(lines) >= _FEWEST_SNIFFED and all(value.search(each) for each in lines)
 
 
-def _is_in_apostrophes(text: bytes, delimiter: str) -> bool:
-    """Whether nearly each of some lines has a value between apostrophes, and none in quotes."""
-    sign = delimiter.encode()
-    if b'"' in text or not (text.startswith(b"'") or sign + b"'" in text):
-        return False
-    value = re.compile(rb"(?:^|%b)'(?:[^']|'')*'(?=%b|$)" % ((re.escape(sign),) * 2))
-    lines = [line.rstrip(b"\r") for line in text.split(b"\n")]
-    lines = lines[:-1] if len(text) == _SNIFFED_BYTES else lines  # the last is cut short
-    found = [value.search(line) is not None for line in lines if line]
-    return sum(found) >= _SNIFFED_SHARE * len(found) > 0
+def _fits(text: bytes, delimiter: str, quote: str, escape: str) -> bool:
+    """Whether each value either is quoted, and what is in it escaped, or has none of these signs.
+
+    What was found in the first lines is held to that in all others: one value that opens a quote
+    and does not mean to would take the next rows into it.
+    """
+    if quote == "'":
+        quoted = rb"'(?:[^']|'')*+'"
+        bare = rb"[^'\"%b\r\n]*+" % re.escape(delimiter.encode())
+    else:
+        quoted = rb'"(?:[^"\\]|\\["\\])*+"'
+        bare = rb'[^"\\%b\r\n]*+' % re.escape(delimiter.encode())
+    value = rb"(?>%b|%b)" % (quoted, bare)
+    line = rb"%b(?:%b%b)*+" % (value, re.escape(delimiter.encode()), value)
+    whole = re.compile(rb"%b(?:\r?\n%b)*+\Z" % (line, line))
+    return whole.match(text) is not None
 
 
 def _fields(line: bytes, delimiter: str, quote: str) -> list[str]:

@@ -299,7 +299,7 @@ def _together(
     """CSV files of one header, parsed as one; where that fails, each by itself."""
     try:
         found = delimited.parse(header, [text for _, text, _ in members])
-    except (Unmarked, pa.ArrowInvalid) as error:
+    except (Unmarked, UnreadableFile, pa.ArrowInvalid) as error:
         if len(members) > 1:
             for member in members:
                 yield from _together(source, header, [member])

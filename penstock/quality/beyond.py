@@ -86,9 +86,16 @@ class Past:
 class Absent:
     """Marks rows whose value another table doesn't have."""
 
-    def __init__(self, lake: Lake, expectation: Expectation) -> None:
+    def __init__(self, lake: Lake, expectation: Expectation, kind: pl.DataType) -> None:
         (self._column,) = expectation.columns
-        self._keys = keys_of(lake, expectation)
+        keys = keys_of(lake, expectation)
+        if keys.dtype != kind and not (keys.dtype.is_integer() and kind.is_integer()):
+            other = f"{expectation.arguments['table']}.{expectation.arguments['other_column']}"
+            raise ContractError(
+                f"{expectation.name}: {self._column} is {kind}, and {other} is {keys.dtype}; two "
+                "columns that are compared are of one type"
+            )
+        self._keys = keys.cast(kind, strict=False).drop_nulls()
 
     def mark(self, chunk: pl.DataFrame) -> pl.Series:
         """Whether each row's value is missing there; of null, nothing is said."""
@@ -103,7 +110,10 @@ def absent(column: str, keys: pl.Series) -> pl.Expr:
 def absences(lake: Lake, contract: Contract) -> dict[str, Absent]:
     """By name, what marks the rows of a contract's foreign keys."""
     wanted = [each for each in contract.all_expectations if each.type == FOREIGN_KEY]
-    return {each.name: Absent(lake, each) for each in wanted}
+    if not wanted:
+        return {}
+    schema = pl.DataFrame(pl.from_arrow(contract.arrow_schema().empty_table())).schema
+    return {each.name: Absent(lake, each, schema[each.columns[0]]) for each in wanted}
 
 
 def keys_of(lake: Lake, expectation: Expectation) -> pl.Series:
@@ -165,7 +175,9 @@ def judge_times(result: Result, values: Mapping[str, Any]) -> bool:
             newest = newest.replace(tzinfo=UTC)
         age = None if newest is None else (datetime.now(UTC) - newest).total_seconds()
         result.observed = newest
-        result.holds = age is not None and age <= seconds(expectation.arguments["within"])
+        # Nor from the future: one typing error would hold for years.
+        within = seconds(expectation.arguments["within"])
+        result.holds = age is not None and -within <= age <= within
         return True
     if not expectation.type.endswith("_to_have_no_gaps"):
         return False
@@ -191,7 +203,8 @@ def judge_table(result: Result, rows: int, past: Past | None) -> bool:
     low, high, over = (expectation.arguments[key] for key in ("min_ratio", "max_ratio", "over"))
     before = past.rows_before(over)
     usual = median(before) if before else 0
-    result.observed = rows / usual if usual else None
+    # A batch that only takes rows out, as where a file was emptied, says nothing.
+    result.observed = rows / usual if usual and rows else None
     result.holds = result.observed is None or low <= result.observed <= high
     result.details = {"rows": rows, "usual_rows": usual}
     return True
@@ -212,27 +225,39 @@ def judge_frame(result: Result, frame: pl.LazyFrame, personal: set[str], past: P
 
 
 def _query(result: Result, frame: pl.LazyFrame, personal: set[str]) -> None:
-    """Rows go through a file: a query may read them more than once, and they may be many."""
+    """Rows go through a file: a query may read them more than once, and they may be many.
+
+    Of rows with personal columns only the count is told: a query can make anything of them.
+    """
+    import duckdb
+
     from penstock.tables.sql import connect
 
-    query = result.expectation.arguments["unexpected_rows_query"]
+    name, query = result.expectation.name, result.expectation.arguments["unexpected_rows_query"]
+    text = query.strip().rstrip(";").replace(BATCH, "__batch")
+    is_hidden = bool(personal & set(frame.collect_schema()))
     with tempfile.TemporaryDirectory(prefix="penstock-sql-") as folder, connect() as connection:
-        import duckdb
-
         path = Path(folder) / "batch.parquet"
         frame.sink_parquet(path, compression="lz4")
-        connection.execute(f"CREATE VIEW __batch AS SELECT * FROM read_parquet('{path}')")
-        text = query.replace(BATCH, "__batch")
         try:
-            (count,) = connection.sql(f"SELECT count(*) FROM ({text})").fetchall()[0]
-            few = connection.sql(f"SELECT * FROM ({text}) LIMIT {EXAMPLES}").pl() if count else None
-        except duckdb.Error as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ContractError(f"{result.expectation.name}: {query!r}: {reason}") from error
-    result.observed, result.holds = int(count), count == 0
-    if few is not None:
-        hidden = [pl.lit(MASK).alias(name) for name in few.columns if name in personal]
-        result.details = {"unexpected_rows": few.with_columns(hidden).rows(named=True)}
+            statements = duckdb.extract_statements(text)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise ContractError(f"{name}: a query for unexpected rows is one SELECT: {query!r}")
+            connection.execute(f"CREATE TABLE __batch AS SELECT * FROM read_parquet('{path}')")
+            # From here on it reads nothing but these rows, and writes nothing.
+            connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+            counted = connection.execute(f"SELECT count(*) FROM (\n{text}\n)").fetchall()
+            few = list[dict[str, Any]]()
+            if counted[0][0] and not is_hidden:
+                cursor = connection.execute(f"SELECT * FROM (\n{text}\n) LIMIT {EXAMPLES}")
+                names = [str(each[0]) for each in cursor.description or ()]
+                few = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        except (duckdb.Error, ValueError, OverflowError) as error:
+            reason = type(error).__name__ if is_hidden else " ".join(str(error).split())[:300]
+            raise ContractError(f"{name}: {query!r}: {reason}") from (None if is_hidden else error)
+    result.observed, result.holds = int(counted[0][0]), counted[0][0] == 0
+    if result.observed:
+        result.details = {"unexpected_rows": few or MASK}
 
 
 def _stable(result: Result, frame: pl.LazyFrame, personal: set[str], past: Past) -> None:

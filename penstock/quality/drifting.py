@@ -49,7 +49,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         given = [limit for limit in asdict(self).values() if limit is not None]
-        if not given or not all(limit >= 0 for limit in given):
+        if not given or not all(0 <= limit < math.inf for limit in given):
             raise ContractError(
                 f"drift has limits of psi, js and ks from 0 on, one at least: {self}"
             )
@@ -130,7 +130,7 @@ def shares(before: Profile, after: Profile, column: str) -> tuple[Floats, Floats
     found = list[Floats]()
     if old.quantiles or new.quantiles:
         reference = old if old.quantiles else new
-        edges = np.unique(np.array(reference.quantiles)[10:100:10])
+        edges = _edges(np.array(reference.quantiles))
         for one in (old, new):
             below = distribution(one, edges) if one.quantiles else np.zeros(len(edges))
             whole = 1.0 if one.quantiles else 0.0
@@ -139,13 +139,20 @@ def shares(before: Profile, after: Profile, column: str) -> tuple[Floats, Floats
         values = list(dict.fromkeys(text for one in (old, new) for text, _ in one.frequent))
         each = [_frequencies(old, before.rows), _frequencies(new, after.rows)]
         for one, other in zip(each, each[::-1], strict=True):
-            inner = np.array([one.of(text, other) for text in values])
+            inner = one.of(values, other)
             found.append(np.append(inner, max(0.0, 1.0 - inner.sum())))
     result = list[Floats]()
     for one, profile, inner in zip((old, new), (before, after), found, strict=True):
         none = 1 - one.count(profile.rows) / profile.rows if profile.rows else 0.0
         result.append(np.concatenate([[none], inner * (1 - none)]))
     return result[0], result[1]
+
+
+def _edges(quantiles: Floats) -> Floats:
+    """Between bins: the deciles, and on both sides of a value that many have."""
+    deciles = quantiles[10:100:10]
+    tied = quantiles[:-1][np.diff(quantiles) == 0]
+    return np.unique(np.concatenate([deciles, tied, np.nextafter(tied, -np.inf)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +163,17 @@ class _Frequencies:
     unlisted: float
     """The most that a value can have that is not among them."""
 
-    def of(self, text: str, other: _Frequencies) -> float:
-        """A value's share; of one that isn't listed here, that which moves it the least."""
-        if text in self.shares:
-            return self.shares[text]
-        return min(self.unlisted, other.shares.get(text, 0.0))
+    def of(self, values: Sequence[str], other: _Frequencies) -> Floats:
+        """Values' shares; of those that aren't listed here, such as move them the least, and no
+        more in all than those that aren't listed have.
+        """
+        least = [min(self.unlisted, other.shares.get(text, 0.0)) for text in values]
+        here = np.array([self.shares.get(text, -1.0) for text in values])
+        guessed = np.where(here < 0, least, 0.0)
+        rest = max(0.0, 1.0 - sum(self.shares.values()))
+        if guessed.sum() > rest:
+            guessed *= rest / guessed.sum()
+        return np.where(here < 0, guessed, here)
 
 
 def _frequencies(column: ColumnProfile, rows: int) -> _Frequencies:
@@ -264,7 +277,10 @@ def shown(value: float, kind: str) -> str:
     """A number of a profile as a reader sees it; a time as such."""
     if kind != "time":
         return f"{value:,.4g}"
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=value)
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=value)
+    except OverflowError:  # past the year 9999
+        return f"{value:,.4g} s"
     return moment.strftime("%Y-%m-%d" if value % 86_400 == 0 else "%Y-%m-%d %H:%M")
 
 

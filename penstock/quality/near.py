@@ -34,15 +34,15 @@ _BANDS = 16
 _AT_ONCE = 1 << 20
 """Shingles hashed at once: 64 hashes of 4 bytes each."""
 _MOST_IN_BAND = 50
-"""Rows of one band that are compared pair by pair; more are one boilerplate text."""
+"""Rows of one band that are compared pair by pair; of more, each with the first."""
 _PRIME = np.uint64((1 << 61) - 1)
 UInt32s = NDArray[np.uint32]
 
 
 def signatures(texts: pl.Series) -> UInt32s:
-    """(texts, 64) MinHash signatures; white space and case are passed over, nulls are empty.
+    """(texts, 64) MinHash signatures; white space and case are passed over.
 
-    Texts shorter than a shingle are hashed whole.
+    Texts shorter than a shingle are hashed whole; of nulls and empty ones each has its own.
     """
     plain = texts.fill_null("").str.to_lowercase().str.replace_all(r"\s+", " ")
     plain = plain.str.strip_chars().str.pad_end(_SHINGLE, "\0")
@@ -55,11 +55,14 @@ def signatures(texts: pl.Series) -> UInt32s:
         last = max(first + 1, int(np.searchsorted(ends, before + _AT_ONCE, side="right")))
         found[first:last] = _signed(plain[first:last], lengths[first:last])
         first = last
+    nothing = (plain == "\0" * _SHINGLE).to_numpy()
+    own = np.arange(len(plain), dtype=np.uint32)[nothing, None] * np.uint32(PLACES)
+    found[nothing] = own + np.arange(PLACES, dtype=np.uint32)
     return found
 
 
 def difference_hashes(images: Sequence[bytes | None]) -> NDArray[np.uint64]:
-    """(images,) A 64-bit hash each; of what is no image, one of its own.
+    """(images,) A 64-bit hash each; of what is no image, or of one colour, one of its own.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def difference_hashes(images: Sequence[bytes | None]) -> NDArray[np.uint64]:
     def one(place_and_data: tuple[int, bytes | None]) -> int:
         place, data = place_and_data
         grey = read(data) if data else None
-        if grey is None:
+        if grey is None or grey.max() == grey.min():
             return (place * 0x9E3779B97F4A7C15 + 1) & 0xFFFFFFFFFFFFFFFF
         bits = (grey[:, 1:] > grey[:, :-1]).ravel()
         return int(np.packbits(bits).view(">u8")[0])
@@ -126,9 +129,17 @@ def _meeting(bands: Iterable[NDArray[Any]]) -> NDArray[np.int64]:
     found = list[pl.DataFrame]()
     for band in bands:
         rows = pl.DataFrame({"key": band}).with_row_index("row")
-        few = rows.filter(pl.len().over("key").is_between(2, _MOST_IN_BAND))
+        count = pl.len().over("key")
+        few = rows.filter(count.is_between(2, _MOST_IN_BAND))
         pairs = few.join(few, on="key", suffix="_other").filter(pl.col("row") < pl.col("row_other"))
-        found.append(pairs.select("row", "row_other"))
+        # Of many, each beside the first.
+        many = rows.filter(count > _MOST_IN_BAND).select(
+            pl.col("row").min().over("key"), row_other=pl.col("row")
+        )
+        found += [
+            pairs.select("row", "row_other"),
+            many.filter(pl.col("row") < pl.col("row_other")),
+        ]
     return pl.concat(found).unique().sort("row", "row_other").to_numpy().astype(np.int64)
 
 

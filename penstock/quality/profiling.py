@@ -11,16 +11,20 @@ as DuckDB has them. A version's profile never changes: it is kept beside the tab
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import polars as pl
+import polars.selectors as cs
 
-from penstock.errors import ContractError, TableNotFound
+from penstock.errors import ContractError, SourceError, TableNotFound
 from penstock.lake import Lake, checked_name
 from penstock.quality.data import named, scanned
+from penstock.quality.history import contract_of
 from penstock.tables import Snapshot, Table
 from penstock.tables.log import path_of, read_entry
 from penstock.tables.sql import connect
@@ -36,6 +40,12 @@ LEVELS = [step / 100 for step in range(101)]
 """Of the quantiles that a profile holds."""
 MOST_FREQUENT = 50
 _BATCH_ROWS = 1 << 17
+_AT_ONCE = 32
+"""Columns of a scan: of each the frequent values are held some megabytes at a time."""
+_FEW = 1000
+"""Numbers whose every value is counted, where no more differ."""
+_LONGEST = 200
+"""Characters of a frequent text that are kept."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -145,11 +155,12 @@ def profile_of(
     """
     snapshot = Table(lake, table).snapshot(version)
     kept = lake.objects.get_or_none(_key(table, snapshot.version, batch=batch))
+    personal = personal_of(snapshot)
     if kept is not None:
-        return Profile.from_json(kept)
+        return _masked(Profile.from_json(kept), personal)
     names = [name for name in snapshot.schema.names if not name.startswith("_")]
     rows = _brought_in(snapshot, names) if batch else snapshot.scan()
-    made = replace(_profiled(rows, names, personal_of(snapshot), table), version=snapshot.version)
+    made = replace(_profiled(rows, names, personal, table), version=snapshot.version)
     lake.objects.put(_key(table, snapshot.version, batch=batch), made.to_json().encode())
     return made
 
@@ -175,8 +186,27 @@ def batch_profiles(lake: Lake, table: str, limit: int = 50) -> list[Profile]:
 
 
 def personal_of(snapshot: Snapshot) -> set[str]:
-    """The columns of a table that are about a person."""
-    return {f.name for f in snapshot.schema if (f.metadata or {}).get(b"personal") == b"true"}
+    """The columns of a table that are about a person, by its schema or its newest contract."""
+    found = {f.name for f in snapshot.schema if (f.metadata or {}).get(b"personal") == b"true"}
+    table = snapshot.table
+    try:
+        contract = contract_of(table.lake, table.name)
+    except (ContractError, TableNotFound):
+        return found
+    return found | {column.name for column in contract.columns if column.personal}
+
+
+def _masked(profile: Profile, personal: Collection[str]) -> Profile:
+    """Without values of columns that have become personal since it was made."""
+    columns = {
+        name: ColumnProfile(
+            column.kind, column.type, column.nulls, column.distinct, column.nan, is_masked=True
+        )
+        if name in personal
+        else column
+        for name, column in profile.columns.items()
+    }
+    return replace(profile, columns=columns)
 
 
 def _key(table: str, version: int, *, batch: bool) -> str:
@@ -199,7 +229,12 @@ def _brought_in(snapshot: Snapshot, names: list[str]) -> pl.LazyFrame:
     frames = [snapshot.rows_of(file) for file in snapshot.files if file.path in paths]
     if not frames:
         return snapshot.read([], names)
-    return pl.concat(frames).select(names)
+    rows = pl.concat(frames)
+    # Files of replaced rows are written anew, with rows of earlier batches in them.
+    for action in entry:
+        if str(action.get("txn", {}).get("appId", "")).startswith("validate/"):
+            rows = rows.filter(pl.col("_batch") == action["txn"]["version"])
+    return rows.select(names)
 
 
 def _picked(frame: pl.LazyFrame, where: str) -> pl.LazyFrame:
@@ -222,26 +257,50 @@ def _profiled(
         raise ContractError(f"{name}: no column {', '.join(missing)}; there are {known}")
     kinds: dict[str, Kind] = {each: _kind(schema[each]) for each in names}
     # By place: a name may be anything, and DuckDB's don't tell cases apart.
+    columns = dict[str, ColumnProfile]()
+    try:
+        rows = int(frame.select(pl.len()).collect(engine="streaming").item())
+        for first in range(0, len(names), _AT_ONCE):
+            some: dict[str, Kind] = {n: kinds[n] for n in names[first : first + _AT_ONCE]}
+            columns |= _of_columns(frame, schema, some, personal, rows)
+    except pl.exceptions.PolarsError as error:
+        reason = "" if personal else f": {' '.join(str(error).split())[:300]}"
+        raise SourceError(f"{name}: can't be read{reason}") from error
+    return Profile(name, rows, columns)
+
+
+def _of_columns(
+    frame: pl.LazyFrame,
+    schema: pl.Schema,
+    kinds: dict[str, Kind],
+    personal: Collection[str],
+    rows: int,
+) -> dict[str, ColumnProfile]:
+    # By place: a name may be anything, and DuckDB's don't tell cases apart.
     plain = frame.select(
         _plain(each, kind).alias(f"c{place}") for place, (each, kind) in enumerate(kinds.items())
     )
     with connect() as connection:
-        asked = ["count(*) AS rows"]
+        asked = list[str]()
         for place, (each, kind) in enumerate(kinds.items()):
             asked += _asked(f"c{place}", kind, is_masked=each in personal)
         found = _scan(connection, plain, f"SELECT {', '.join(asked)} FROM rows")
-        frequent = {
-            f"c{place}": [text for text in found[f"c{place}_top"] or [] if text is not None]
-            for place, (each, kind) in enumerate(kinds.items())
-            if kind in ("text", "flag") and each not in personal
-        }
-        counts = _counted(connection, plain, {c: top for c, top in frequent.items() if top})
-    rows = int(found["rows"])
-    columns = {
+        counted = dict[str, str]()
+        for place, (each, kind) in enumerate(kinds.items()):
+            column = f"c{place}"
+            if each in personal:
+                continue
+            if top := [text for text in found.get(f"{column}_top") or () if text is not None]:
+                cut = f"left({column}, {_LONGEST})"
+                listed = ", ".join(map(_quoted, top))
+                counted[column] = f"CASE WHEN {cut} IN ({listed}) THEN {cut} END"
+            elif kind in ("number", "time") and 0 < found[f"{column}_d"] <= _FEW:
+                counted[column] = f"CASE WHEN isfinite({column}) THEN {column} END"
+        counts = _counted(connection, plain, counted)
+    return {
         each: _column(kind, str(schema[each]), rows, f"c{place}", found, counts, each in personal)
         for place, (each, kind) in enumerate(kinds.items())
     }
-    return Profile(name, rows, columns)
 
 
 def _kind(kind: pl.DataType) -> Kind:
@@ -255,12 +314,12 @@ def _kind(kind: pl.DataType) -> Kind:
         return "text"
     if kind == pl.Binary:
         return "bytes"
-    return "list" if isinstance(kind, pl.List | pl.Array) else "other"
+    return "list" if isinstance(kind, pl.List) else "other"
 
 
 def _plain(name: str, kind: Kind) -> pl.Expr:
     """A column as DuckDB is to see it: a float, text, or the length of what has no order."""
-    value = pl.col(name)
+    value = cs.by_name(name).as_expr()  # no pattern, whatever is in it
     match kind:
         case "number":
             return value.cast(pl.Float64)
@@ -296,7 +355,8 @@ def _asked(name: str, kind: Kind, *, is_masked: bool) -> list[str]:
     elif kind in ("text", "flag"):
         asked.append(f"approx_count_distinct({name}) AS {name}_d")
         if not is_masked:
-            asked.append(f"approx_top_k({name}, {MOST_FREQUENT}) AS {name}_top")
+            cut = f"left({name}, {_LONGEST})"
+            asked.append(f"approx_top_k({cut}, {MOST_FREQUENT}) AS {name}_top")
     length = f"length({name})" if kind == "text" else name
     if kind in ("text", "bytes", "list"):
         asked += [f"{how}({length}) AS {name}_{how}_length" for how in ("min", "avg", "max")]
@@ -324,17 +384,25 @@ def _scan(connection: duckdb.DuckDBPyConnection, frame: pl.LazyFrame, query: str
 
 
 def _counted(
-    connection: duckdb.DuckDBPyConnection, frame: pl.LazyFrame, frequent: dict[str, list[str]]
-) -> dict[str, dict[str, int]]:
-    """How often each of some values is there, by column."""
-    if not frequent:
+    connection: duckdb.DuckDBPyConnection, frame: pl.LazyFrame, values: dict[str, str]
+) -> dict[str, dict[Any, int]]:
+    """How often each value of some expressions is there, by column."""
+    if not values:
         return {}
-    asked = [
-        f"histogram(CASE WHEN {name} IN ({', '.join(map(_quoted, values))}) THEN {name} END) "
-        f"AS {name}"
-        for name, values in frequent.items()
-    ]
-    return _scan(connection, frame.select(*frequent), f"SELECT {', '.join(asked)} FROM rows")
+    asked = [f"histogram({value}) AS {name}" for name, value in values.items()]
+    return _scan(connection, frame.select(*values), f"SELECT {', '.join(asked)} FROM rows")
+
+
+def _exact(counts: dict[float, int]) -> tuple[float, ...]:
+    """At each level the least value that so large a share of the values is at most."""
+    values = np.array(sorted(counts))
+    shares = np.cumsum([counts[value] for value in values.tolist()])
+    at = np.searchsorted(shares, np.array(LEVELS) * shares[-1] - 1e-9, side="left")
+    return tuple(values[np.minimum(at, len(values) - 1)].tolist())
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _quoted(text: str) -> str:
@@ -347,7 +415,7 @@ def _column(
     rows: int,
     name: str,
     found: dict[str, Any],
-    counts: dict[str, dict[str, int]],
+    counts: dict[str, dict[Any, int]],
     is_masked: bool,
 ) -> ColumnProfile:
     there = int(found[f"{name}_there"])
@@ -357,6 +425,8 @@ def _column(
         low, high = found[f"{name}_low"], found[f"{name}_high"]
         inner = (min(max(value, low), high) for value in middle[1:-1])
         quantiles = (low, *inner, high)
+    if kind in ("number", "time") and (each := counts.pop(name, None)):
+        quantiles = _exact(each)  # of few values, such as are there
     top = sorted((counts.get(name) or {}).items(), key=lambda item: (-item[1], item[0]))
     lengths = None
     if there and not is_masked and found.get(f"{name}_min_length") is not None:
@@ -368,8 +438,8 @@ def _column(
         nulls=rows - there,
         distinct=min(there, int(found.get(f"{name}_d") or 0)),
         nan=there - finite,
-        mean=found.get(f"{name}_mean"),
-        std=found.get(f"{name}_std"),
+        mean=_finite(found.get(f"{name}_mean")),
+        std=_finite(found.get(f"{name}_std")),
         zeros=int(found.get(f"{name}_zeros") or 0),
         quantiles=quantiles,
         frequent=tuple(top),

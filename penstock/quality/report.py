@@ -21,7 +21,13 @@ from penstock.lake import Lake
 from penstock.quality import svg
 from penstock.quality.drifting import Drift, distribution, drift, shown
 from penstock.quality.history import contract_of
-from penstock.quality.profiling import ColumnProfile, Profile, batch_profiles, profile_of
+from penstock.quality.profiling import (
+    ColumnProfile,
+    Profile,
+    batch_profiles,
+    personal_of,
+    profile_of,
+)
 from penstock.tables import Table
 
 _BATCHES = 50
@@ -84,6 +90,7 @@ def report(lake: Lake, table: str) -> str:
             f"{table}: nothing was validated yet, so there is nothing to report; `penstock profile "
             f"{table}` shows what is in it"
         )
+    personal = personal_of(snapshot)
     profiles = batch_profiles(lake, table, _BATCHES)
     whole = profile_of(lake, table)
     try:
@@ -103,7 +110,7 @@ def report(lake: Lake, table: str) -> str:
     }
     sections = [
         _section("Batches", _batches(runs)),
-        _section("Expectations", _expectations(runs)),
+        _section("Expectations", _expectations(runs, personal)),
         _section("Why rows were rejected", _reasons(runs)),
         _section("What moved", _moved(profiles)),
         _section("Columns", _columns(whole, profiles, units, said)),
@@ -151,11 +158,12 @@ def _batches(runs: Sequence[_Run]) -> str:
     )
 
 
-def _expectations(runs: Sequence[_Run]) -> str:
+def _expectations(runs: Sequence[_Run], personal: set[str]) -> str:
     rows = list[tuple[tuple[bool, float], str]]()
     for result in runs[-1].results:
         config = result["expectation_config"]
         name = _described(config)
+        hidden = personal & _columns_of(config["kwargs"])
         severity = config.get("meta", {}).get("penstock", {}).get("severity", "")
         trend, titles = list[float | None](), list[str]()
         for run in runs:
@@ -174,9 +182,9 @@ def _expectations(runs: Sequence[_Run]) -> str:
             (
                 (bool(result["success"]), -last),
                 f"<tr><td>{badge}</td><td><code>{escape(name)}</code></td><td>{severity}</td>"
-                f'<td class="n">{_found(result["result"])}</td>'
+                f'<td class="n">{_found(result["result"], is_hidden=bool(hidden))}</td>'
                 f"<td>{svg.line(trend, titles, top=top)}</td>"
-                f"<td><small>{_examples(result['result'])}</small></td></tr>",
+                f"<td><small>{'' if hidden else _examples(result['result'])}</small></td></tr>",
             )
         )
     body = "".join(row for _, row in sorted(rows, key=lambda item: item[0]))
@@ -203,10 +211,17 @@ def _broken(result: Mapping[str, Any]) -> float:
     return found["unexpected_count"] / found["element_count"]
 
 
-def _found(found: Mapping[str, Any]) -> str:
+def _columns_of(kwargs: Mapping[str, Any]) -> set[str]:
+    named = [kwargs.get(key) for key in ("column", "column_A", "column_B")]
+    return {name for name in (*named, *kwargs.get("column_list", ())) if name}
+
+
+def _found(found: Mapping[str, Any], *, is_hidden: bool) -> str:
     if "element_count" in found:
         return f"{found['unexpected_count']:,} of {found['element_count']:,}"
-    return escape(json.dumps(found.get("observed_value"), ensure_ascii=False))[:80]
+    if is_hidden:
+        return "•••"
+    return escape(json.dumps(found.get("observed_value"), ensure_ascii=False)[:60])
 
 
 def _examples(found: Mapping[str, Any]) -> str:

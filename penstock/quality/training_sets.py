@@ -90,16 +90,24 @@ def inspect(
     ------
     ContractError: a column isn't there.
     """
+    features = list(dict.fromkeys(features))
+    _check_types(frame.collect_schema(), features, label, split, groups, texts, images)
+    frame = frame.with_columns(pl.col(split).cast(pl.String)).filter(pl.col(split).is_not_null())
+    if frame.collect_schema()[label].is_float():
+        frame = frame.with_columns(pl.col(label).fill_nan(None))
     schema = frame.collect_schema()
-    wanted = [*features, label, split, *groups, *texts, *images]
-    if missing := [name for name in wanted if name not in schema]:
-        raise ContractError(f"no column {', '.join(missing)}; there are {', '.join(schema)}"[:2000])
     counts = _counts(frame, features, label, split)
     found = [*_of_nulls(counts, features), *_balance(frame, counts, label, split, schema)]
+    if _TRAIN not in counts:
+        raise ContractError(
+            f"no row has the {split} {_TRAIN!r}, beside which others are looked at; there are "
+            f"{', '.join(sorted(counts)) or 'none'}"
+        )
     total = sum(count["rows"] for count in counts.values())
     few = _sampled(frame, total, sample)
     values = few.select(_ROW, *dict.fromkeys([split, label, *features, *texts]))
-    rows = values.collect(engine="streaming")
+    # Train first: of many equal rows each is held beside the first one.
+    rows = values.collect(engine="streaming").sort(pl.col(split) != _TRAIN, maintain_order=True)
     found += _leakage(rows.filter(pl.col(split) == _TRAIN), features, label, schema)
     for group in groups:
         found += _shared_groups(frame, group, split)
@@ -115,9 +123,34 @@ def inspect(
             held.append(batch.select(_ROW, split))
             hashes.append(difference_hashes(batch[column].to_list()))
         if held:
-            pairs = similar_images(np.concatenate(hashes))
-            found += _near(pl.concat(held), pairs, column, split)
+            order = pl.concat(held).select((pl.col(split) != _TRAIN).arg_sort()).to_series()
+            pairs = similar_images(np.concatenate(hashes)[order.to_numpy()])
+            found += _near(pl.concat(held)[order], pairs, column, split)
     return found
+
+
+def _check_types(
+    schema: pl.Schema,
+    features: Sequence[str],
+    label: str,
+    split: str,
+    groups: Sequence[str],
+    texts: Sequence[str],
+    images: Sequence[str],
+) -> None:
+    """Raise `ContractError` where a column isn't there, or not what it is to be."""
+    wanted = [*features, label, split, *groups, *texts, *images]
+    if missing := [name for name in wanted if name not in schema]:
+        raise ContractError(f"no column {', '.join(missing)}; there are {', '.join(schema)}"[:2000])
+    for names, what, is_one in (
+        (features, "a number", lambda kind: kind.is_numeric() or kind == pl.Boolean),
+        (texts, "text", lambda kind: kind in (pl.String, pl.Categorical, pl.Enum)),
+        (images, "bytes", lambda kind: kind == pl.Binary),
+        ([label], "a number or text", lambda kind: not kind.is_nested() and kind != pl.Binary),
+        ([split], "text", lambda kind: not kind.is_nested() and kind != pl.Binary),
+    ):
+        if odd := [name for name in names if not is_one(schema[name])]:
+            raise ContractError(f"column {odd[0]} is {schema[odd[0]]}, not {what}")
 
 
 def _counts(

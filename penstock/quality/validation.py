@@ -375,7 +375,9 @@ class _Batch:
             total.broken += result.broken
             total.examples = [*total.examples, *result.examples][:EXAMPLES]
             if result.holds is not None:
-                total.observed, total.details = result.observed, result.details
+                # What is told of several batches is of one that broke it, if any did.
+                if total.holds is not False or not result.holds:
+                    total.observed, total.details = result.observed, result.details
                 total.holds = result.holds and total.holds is not False
         log.info("%s batch %d: %d accepted, %d rejected", run.table, number, accepted, rejected)
 

@@ -201,6 +201,9 @@ def test_values_escaped_with_a_backslash(shop: Shop) -> None:
         ("'id','product','units','price','at','email'\n", "'a, b'", "a, b"),
         ("", "'twas", "'twas"),
         ("", "\"it's, 'so'\"", "it's, 'so'"),
+        ("", 'C:\\new 5\\" nail', 'C:\\new 5\\" nail'),
+        ("", '"C:\\dir\\"', "C:\\dir\\"),
+        ("", "'it's'", "'it's'"),
     ],
 )
 def test_the_quote_and_the_escape_are_found(
@@ -219,6 +222,28 @@ def test_the_quote_and_the_escape_are_found(
     assert _ingested(shop).failed == {}
 
     assert shop.rows("shop/orders_raw").sort("id")["product"].to_list()[:3] == [read] * 3
+
+
+@pytest.mark.parametrize("small_bytes", [1 << 20, 0])
+def test_a_later_line_that_is_quoted_in_another_way_is_an_error(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
+    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    rows = [f"o{n},'p{n}',1,1.0,2024-03-01,x" for n in range(1000)]
+    odd = [f"k{n},'tis{n},1,1.0,2024-03-01,x" for n in range(4)]
+    shop.write("a.csv", *rows, *odd)
+    shop.write("one.csv", "o1,'p1',1,1.0,2024-03-01,x")
+    text = [f'o{n},"say \\"{n}\\"",1,1.0,2024-03-01,x' for n in range(1000)]
+    shop.write("b.csv", *text, 'k,"C:\\dir\\",1,1.0,2024-03-01,x')
+
+    failed = _ingested(shop).failed
+
+    assert sorted(failed) == ["a.csv", "b.csv"]
+    assert all("set the source's quote and escape" in each for each in failed.values())
+    assert shop.rows("shop/orders_raw")["product"].to_list() == ["'p1'"]
+    said = shop.with_source(quote='"', escape="", table="shop/said")
+    assert _ingested(said).failed == {}
+    assert shop.rows("shop/said").height == 2006
 
 
 def test_ten_thousand_columns_two_of_a_name_and_some_without(shop: Shop) -> None:

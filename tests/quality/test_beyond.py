@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -156,7 +157,14 @@ def test_a_query_finds_rows(shop: Shop) -> None:
     result = _of(_run(shop), "unexpected_rows_expectation")
 
     assert (result.success, result.observed) == (False, 1)
-    assert result.details["unexpected_rows"][0]["email"] == "•••"
+    assert result.details == {"unexpected_rows": "•••"}  # one of its columns is personal
+    failing = _with(
+        shop, c.unexpected_rows_expectation("SELECT * FROM {batch} WHERE email::INT > 1")
+    )
+    with pytest.raises(ContractError) as told:
+        shop.write("b.csv", order(5))
+        _run(failing)
+    assert "example.com" not in str(told.value)
 
 
 def test_a_query_over_any_frame() -> None:
@@ -168,6 +176,60 @@ def test_a_query_over_any_frame() -> None:
     assert report.results[0].details["unexpected_rows"] == [{"low": 5, "high": 4}]
     with pytest.raises(ContractError, match="nosuch"):
         check(frame, [c.unexpected_rows_expectation("SELECT nosuch FROM {batch}")])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT 1 FROM {batch}); COPY (SELECT * FROM __batch) TO 'PATH'; SELECT 1 FROM (SELECT 1",
+        "SELECT * FROM {batch}; COPY (SELECT 1) TO 'PATH'",
+        "COPY (SELECT * FROM {batch}) TO 'PATH'",
+        "SELECT * FROM read_text('/etc/hostname'), {batch}",
+        "SELECT * FROM {batch}, 'PATH'",
+    ],
+)
+def test_a_query_reads_its_batch_and_nothing_else(query: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    made = c.unexpected_rows_expectation(query.replace("PATH", str(path)))
+
+    with pytest.raises(ContractError):
+        check(pl.DataFrame({"a": [1]}), [made])
+    assert not path.exists()
+
+
+def test_a_querys_text_is_kept_as_it_is() -> None:
+    frame = pl.DataFrame({"s": ["a  b"]})
+    query = """
+        WITH odd AS (SELECT * FROM {batch})  -- those with two blanks
+        SELECT * FROM odd WHERE s = 'a  b';
+    """
+    assert check(frame, [c.unexpected_rows_expectation(query)]).results[0].observed == 1
+
+
+@pytest.mark.parametrize("codes", [[1, 2], [1.5], [datetime(2024, 1, 1)]])
+def test_a_partner_of_another_type_is_told(shop: Shop, codes: list[object]) -> None:
+    append(Table(shop.lake, "shop/products"), pl.DataFrame({"code": codes}).to_arrow())
+    shop = _with(shop, FOREIGN)
+    shop.write_orders("a.csv", 2)
+
+    with pytest.raises(ContractError, match="are of one type"):
+        _run(shop)
+
+
+def test_a_file_that_is_emptied_is_no_small_batch(shop: Shop) -> None:
+    shop = _with(shop, c.expect_table_row_count_to_be_near_previous(severity="fail"))
+    shop.write_orders("a.csv", 10)
+    _run(shop)
+    shop.write("a.csv")
+
+    _run(shop)
+
+    assert shop.rows("shop/orders").height == 0
+
+
+def test_a_distribution_of_a_personal_column_is_refused() -> None:
+    with pytest.raises(ContractError, match="no values are kept"):
+        replace(ORDERS, expectations=(c.expect_column_distribution_to_be_stable("email"),))
 
 
 def test_a_check_leaves_out_of_a_contract_what_it_cant_know() -> None:
@@ -189,6 +251,8 @@ def test_a_check_leaves_out_of_a_contract_what_it_cant_know() -> None:
         lambda: c.expect_column_distribution_to_be_stable("a", psi=None),
         lambda: c.expect_table_row_count_to_be_near_previous(2, 1),
         lambda: c.unexpected_rows_expectation("SELECT 1"),
+        lambda: c.expect_column_distribution_to_be_stable("a", psi=float("nan")),
+        lambda: c.expect_table_row_count_to_be_near_previous(max_ratio=float("inf")),
         lambda: check(pl.DataFrame({"a": [1]}), [c.expect_column_max_to_be_recent("a")]),
     ],
 )

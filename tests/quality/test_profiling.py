@@ -164,6 +164,58 @@ def test_of_many_values_the_frequent_ones_may_differ_by_chance() -> None:
     assert drift(skewed, one).has_drifted
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.92, 0.95, 1.0])
+@pytest.mark.parametrize("other", [0.0, 0.5, 0.92, 1.0])
+def test_a_value_that_nearly_all_have_may_move_either_way(share: float, other: float) -> None:
+    before, after = (
+        profile(pl.DataFrame({"x": [1] * int(10_000 * s) + [0] * int(10_000 * (1 - s))}))
+        for s in (share, other)
+    )
+
+    found = drift(before, after)
+
+    assert found.has_drifted is (share != other and not {share, other} <= {0.92, 0.95})
+    assert {*before.columns["x"].quantiles, *after.columns["x"].quantiles} <= {0.0, 1.0}
+
+
+def test_values_that_are_all_replaced_have_moved() -> None:
+    before, after = (
+        profile(pl.DataFrame({"x": [f"{first}{n}" for n in _RNG.integers(0, 60, 10_000)]}))
+        for first in "ab"
+    )
+
+    assert drift(before, after).has_drifted
+
+
+def test_names_and_types_that_are_odd() -> None:
+    frame = pl.DataFrame(
+        {
+            "^.*$": [1, 2],
+            "*": ["x", "y"],
+            'a "b"': [1, 2],
+            "A": [1, 2],
+            "a": [3, 4],
+            "array": pl.Series([[1, 2], [3, 4]], dtype=pl.Array(pl.Int64, 2)),
+            "late": pl.Series([2**60, 1]).cast(pl.Datetime("us")),
+            "long": ["z" * 5000, "y"],
+        }
+    )
+
+    found = profile(frame)
+
+    assert (found.columns["A"].mean, found.columns["a"].mean) == (1.5, 3.5)
+    assert found.columns["*"].frequent == (("x", 1), ("y", 1))
+    assert max(len(text) for text, _ in found.columns["long"].frequent) == 200
+    assert not drift(found, found).has_drifted
+    assert profile(pl.DataFrame()).rows == 0
+
+
+def test_very_many_columns() -> None:
+    frame = pl.DataFrame({f"c{number}": ["a", "b"] for number in range(400)})
+
+    assert len(profile(frame).columns) == 400
+
+
 def test_few_rows_are_no_proof() -> None:
     one, other = (profile(pl.DataFrame({"x": _RNG.normal(size=12)})) for _ in range(2))
 
@@ -200,8 +252,13 @@ def test_a_batchs_profile_is_of_its_own_rows_and_kept(shop: Shop) -> None:
     assert whole.rows == 12
     assert whole.columns["email"].is_masked
     assert not whole.columns["email"].frequent
+    shop.write_orders("0.csv", 2, first=500)  # the other file's rows are written anew
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+    assert [each.rows for each in batch_profiles(shop.lake, "shop/orders")] == [5, 7, 2]
+    assert profile_of(shop.lake, "shop/orders", whole.version) == whole
     key = f"profiles/shop/orders/{whole.version}.json"
     assert Profile.from_json(shop.lake.objects.get(key)) == whole
     shop.lake.objects.put(key, replace(whole, rows=99).to_json().encode())
-    assert profile_of(shop.lake, "shop/orders").rows == 99
+    assert profile_of(shop.lake, "shop/orders", whole.version).rows == 99
     assert profile(Table(shop.lake, "shop/orders")).columns["email"].is_masked

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from penstock.errors import ContractError
 from penstock.ingest import ingest
 from penstock.quality import validate
 from penstock.quality.report import report
-from tests.conftest import Shop, order
+from tests.conftest import ORDERS, Shop, order
 
 
 class _Tags(HTMLParser):
@@ -73,6 +74,19 @@ def test_no_persons_values_are_on_the_page(shop: Shop) -> None:
 
     assert "example.com" not in page
     assert "values are not shown" in page
+
+
+def test_what_becomes_personal_is_masked_from_then_on(shop: Shop) -> None:
+    columns = [replace(column, personal=False) for column in ORDERS.columns]
+    unmasked = shop.with_source(contract=replace(ORDERS, columns=tuple(columns)))
+    _filled(unmasked)
+    assert "example.com" in report(shop.lake, "shop/orders")
+
+    shop.write("9.csv", order(9000))
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+
+    assert "example.com" not in report(shop.lake, "shop/orders")
 
 
 def test_what_was_never_validated_has_no_page(shop: Shop) -> None:

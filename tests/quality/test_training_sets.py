@@ -128,7 +128,7 @@ def test_near_texts_across_splits() -> None:
     assert "rows 3 and 2,500" in found["near_duplicates:text:test"].message
 
 
-@given(st.lists(st.text(max_size=30), min_size=1, max_size=12))
+@given(st.lists(st.text(max_size=30).filter(str.strip), min_size=1, max_size=12))
 @settings(deadline=None)
 def test_a_signature_depends_on_its_text_alone(texts: list[str]) -> None:
     together = signatures(pl.Series(texts))
@@ -138,6 +138,54 @@ def test_a_signature_depends_on_its_text_alone(texts: list[str]) -> None:
     twins = similar_texts(np.concatenate([together, together]))
     pairs = {tuple(pair) for pair in twins.tolist()}
     assert pairs >= {(place, place + len(texts)) for place in range(len(texts))}
+
+
+def test_what_says_nothing_is_near_nothing() -> None:
+    assert not len(similar_texts(signatures(pl.Series(["", None, "  ", ""]))))
+    image_module = pytest.importorskip("PIL.Image")
+    flat = list[bytes | None]()
+    for colour in (0, 255):
+        file = io.BytesIO()
+        image_module.new("L", (32, 32), colour).save(file, "PNG")
+        flat.append(file.getvalue())
+    assert not len(similar_images(difference_hashes(flat)))
+
+
+def test_one_text_in_very_many_rows() -> None:
+    texts = [_text(seed) for seed in range(_ROWS)]
+    for place in (*range(1500, 1900), *range(2500, 2550)):
+        texts[place] = texts[0]
+
+    found = _found(_frame(text=texts), texts=["text"])
+
+    assert found["near_duplicates:text:test"].value == 0.05
+
+
+@pytest.mark.parametrize(
+    ("frame", "columns", "told"),
+    [
+        (pl.DataFrame({"split": ["a"], "label": [1]}), {}, "no row has the split 'train'"),
+        (pl.DataFrame({"split": [None], "label": [1]}), {}, "there are none"),
+        (pl.DataFrame({"split": ["train"], "label": [[1]]}), {}, "not a number or text"),
+        (
+            pl.DataFrame({"split": ["train"], "label": [1], "s": ["x"]}),
+            {"features": ["s"]},
+            "column s is String, not a number",
+        ),
+    ],
+)
+def test_what_cant_be_looked_over_is_told(
+    frame: pl.DataFrame, columns: dict[str, list[str]], told: str
+) -> None:
+    with pytest.raises(ContractError, match=told):
+        inspect(frame.lazy(), **{"features": [], "label": "label", **columns})  # type: ignore[arg-type]
+
+
+def test_odd_labels_and_splits() -> None:
+    for label in ([True, False, None], [1, 1, 2], ["a", None, "b"], [np.nan, 1.0, 2.0]):
+        frame = pl.DataFrame({"split": [1, 2, None], "label": label, "x": [1.0, 2.0, 3.0]})
+        frame = frame.with_columns(split=pl.col("split").replace_strict({1: "train", 2: "test"}))
+        inspect(frame.lazy(), features=["x", "x"], label="label")
 
 
 def test_signatures_agree_as_often_as_texts_overlap() -> None:
