@@ -1,4 +1,4 @@
-"""Expectations beside polars by hand, Great Expectations and pandera: one run, one table.
+"""Expectations beside polars by hand and other tools: one run, one table.
 
     python -m benchmarks.quality
     python -m benchmarks.quality --python OTHER    an interpreter that has the peers installed
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", default="data/bench/quality")
     parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--who", nargs="*", default=["polars", "gx", "pandera"])
+    parser.add_argument("--who", nargs="*", default=["polars", "gx", "pandera", "pointblank"])
     parser.add_argument("--works", nargs="*", default=[*WORKS], choices=[*WORKS])
     told = parser.parse_args()
     lines = [
@@ -43,8 +43,8 @@ def main() -> None:
         "",
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; "
         f"{told.rows:,} rows of Parquet, about 1 in 200 broken; whole processes, the best of "
-        f"{told.runs}; `ours` is how many times as long the other takes. Great Expectations and "
-        "pandera write no rejects.",
+        f"{told.runs}; `ours` is how many times as long the other takes. Great Expectations, "
+        "pandera and pointblank write no rejects.",
         "",
         "| work | who | seconds | peak MB | rejected | ours |",
         "|---|---|---|---|---|---|",
