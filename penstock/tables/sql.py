@@ -31,4 +31,6 @@ def connect(memory: str = MEMORY) -> duckdb.DuckDBPyConnection:
         # a nested loop: minutes where the sorted one takes a second.
         "asof_loop_join_threshold": 0,
     }
-    return duckdb.connect(":memory:", config=settings)
+    connection = duckdb.connect(":memory:", config=settings)
+    connection.execute("SET enable_progress_bar = false")  # else there is one after two seconds
+    return connection
