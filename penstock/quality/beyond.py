@@ -60,7 +60,12 @@ class Past:
         return found
 
     def profile(self, against: int | str) -> Profile | None:
-        """What a batch is held against; None where there is nothing yet."""
+        """What a batch is held against; None where there is nothing yet.
+
+        Raises
+        ------
+        ContractError: the table has rows, and no such version or tag.
+        """
         from penstock.quality.profiling import batch_profiles, profile_of
 
         try:
@@ -68,7 +73,11 @@ class Past:
                 return profile_of(self.lake, self.table, against)
             # Batches that only took rows out have none to compare with.
             filled = [each for each in batch_profiles(self.lake, self.table, 5) if each.rows]
-        except TableNotFound:
+        except TableNotFound as error:
+            if self.rows_before(1):
+                raise ContractError(
+                    f"{self.table}: nothing to hold a batch against: {error}"
+                ) from error
             return None
         return filled[-1] if filled else None
 

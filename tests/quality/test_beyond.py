@@ -149,6 +149,16 @@ def test_a_distribution_that_moved(shop: Shop) -> None:
     assert said == [True, True, False]
 
 
+def test_a_version_to_be_held_against_that_isnt_there(shop: Shop) -> None:
+    shop = _with(shop, c.expect_column_distribution_to_be_stable("units", "prod"))
+    shop.write_orders("a.csv", 5)
+    assert _run(shop).rows_accepted == 5  # the first batch, which may be tagged then
+    shop.write_orders("b.csv", 5, first=100)
+
+    with pytest.raises(ContractError, match="prod"):
+        _run(shop)
+
+
 def test_a_query_finds_rows(shop: Shop) -> None:
     query = "SELECT order_id, email FROM {batch} WHERE units > (SELECT avg(units) FROM {batch})"
     shop = _with(shop, c.unexpected_rows_expectation(query))
