@@ -13,12 +13,12 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import quote, unquote
 
 import polars as pl
@@ -47,6 +47,8 @@ from penstock.tables.staging import (
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -256,6 +258,18 @@ class Snapshot:
             self._delta = opened.delta
         return self._delta
 
+    def _asked(self, ask: Callable[[DeltaTable], T]) -> T:
+        """What deltalake says, for which it may have to read more of the log."""
+        delta = self.delta
+
+        def asked() -> T:
+            try:
+                return ask(delta)
+            except (DeltaError, OSError) as error:
+                self.table.refuse(error, is_transient="body error" in str(error))
+
+        return persistently(asked)
+
     def advanced(self) -> Snapshot:
         """The newest version, for less than opening it; this one is not to be used any more."""
         delta = self.delta
@@ -303,7 +317,8 @@ class Snapshot:
     def files(self) -> list[StoredFile]:
         """The data files of this version."""
         self._check_readable()
-        actions = pa.table(self.delta.get_add_actions(flatten=True)).to_pylist()
+        found = self._asked(lambda delta: delta.get_add_actions(flatten=True))
+        actions = pa.table(found).to_pylist()
         return [
             StoredFile(
                 path=unquote(action["path"]),
@@ -319,7 +334,7 @@ class Snapshot:
     def staged(self) -> list[StagedFile]:
         """The data files of this version as a commit would add them anew."""
         self._check_readable()
-        table = pa.table(self.delta.get_add_actions(flatten=False))
+        table = pa.table(self._asked(lambda delta: delta.get_add_actions(flatten=False)))
         return [
             StagedFile(
                 path=unquote(action["path"]),
@@ -396,7 +411,7 @@ class Snapshot:
 
     def transaction(self, application: str) -> int:
         """The newest batch number that the application has committed; 0 before its first."""
-        return self.delta.transaction_version(application) or 0
+        return self._asked(lambda delta: delta.transaction_version(application)) or 0
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """What the newest commits say of themselves, newest first, as far back as the log goes."""

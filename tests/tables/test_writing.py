@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import polars as pl
 import pyarrow as pa
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import Lake
-from penstock.errors import LakeError
+from penstock.errors import LakeError, StorageError
 from penstock.tables import (
+    Snapshot,
     Table,
     append,
     delete,
@@ -324,3 +326,19 @@ def test_a_number_that_has_no_exact_counterpart_is_not_widened(lake: Lake) -> No
         table.create(pa.schema([("id", pa.float64())]))
     assert table.snapshot().scan().collect()["id"].to_list() == [2**60 + 1]
     assert len([*(Path(lake.uri) / table.key).glob("*.parquet")]) == 1
+
+
+def test_a_log_that_cant_be_read_on_is_told_by_the_tables_name(lake: Lake) -> None:
+    class Broken:  # as deltalake is where the store goes away between two answers
+        def version(self) -> int:
+            return 0
+
+        def transaction_version(self, _: str) -> int:
+            raise OSError("Kernel error -> Generic S3 error")
+
+        get_add_actions = transaction_version
+
+    snapshot = Snapshot(Table(lake, "shop/orders"), cast("Any", Broken()))
+
+    with pytest.raises(StorageError, match="shop/orders: Kernel error"):
+        snapshot.transaction("ingest/x")
