@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from penstock.cli.output import common, console, echo_json, print_facts, print_rows
-from penstock.errors import TableNotFound, did_you_mean
+from penstock.errors import StorageError, TableNotFound, did_you_mean
 from penstock.lake import Lake
 
 if TYPE_CHECKING:
@@ -178,7 +178,13 @@ def _profile(lake: Lake, data: str, where: str | None, *, batch: bool = False) -
     from penstock.tables import Table
 
     name, _, version = data.partition("@")
-    known = lake.table_names() if "." not in name and name.count("/") == 1 else []
+    known = list[str]()
+    if "." not in name and name.count("/") == 1:
+        try:
+            known = lake.table_names()
+        except StorageError:  # no lake, and none needed for a folder of files
+            if not Path(data).exists():
+                raise
     if name not in known:
         if Path(data).exists() or "://" in data or "*" in data:
             return made(data, where=where)

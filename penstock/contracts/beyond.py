@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any, Unpack
 
 from penstock.contracts.expectation import Expectation, Options, RowOptions
@@ -13,7 +12,6 @@ from penstock.errors import ContractError
 
 BATCH = "{batch}"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_MEASURES = ("psi", "js", "ks")
 
 
 def expect_column_values_to_exist_in_table(
@@ -76,8 +74,8 @@ def expect_column_distribution_to_be_stable(
 
     Parameters
     ----------
-    against: `previous`, the batch before, or a version or tag of the table. Without it, as for a
-        first batch, it holds.
+    against: `previous`, the batch before, or a version or tag of the table. Of a first batch it
+        holds.
     psi, js, ks: limits of which any may be passed by none; None leaves one out.
     """
     limits = {"psi": psi, "js": js, "ks": ks}
@@ -144,11 +142,6 @@ def seconds(length: str) -> int:
     if not total or "".join(f"{number}{unit}" for number, unit in parts) != length:
         raise ContractError(f"{length!r} is no length of time such as 90m, 26h, 7d")
     return total
-
-
-def length_of(time: timedelta) -> str:
-    """A length of time as `seconds` takes it."""
-    return f"{max(1, int(time.total_seconds()))}s"
 
 
 def _about(

@@ -99,7 +99,13 @@ def test_what_was_never_validated_has_no_page(shop: Shop) -> None:
 
 def _command(shop: Shop, *words: str, cwd: Path) -> tuple[int, str]:
     run = subprocess.run(
-        [str(Path(sys.executable).parent / "penstock"), *words, "--lake", shop.lake.uri],
+        [
+            str(Path(sys.executable).parent / "penstock"),
+            *words[:1],
+            "--lake",
+            shop.lake.uri,
+            *words[1:],
+        ],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -124,6 +130,10 @@ def test_the_commands(shop: Shop, tmp_path: Path) -> None:
     assert re.search(r"units +MOVED", told)
     code, told = _command(shop, "drift", "shop/orders", "shop/orders", cwd=tmp_path)
     assert code == 0, told
+    (tmp_path / "own" / "files").mkdir(parents=True)
+    served.rename(tmp_path / "own" / "files" / "a.parquet")
+    code, told = _command(shop, "profile", "own/files", "--lake", "nowhere", cwd=tmp_path)
+    assert (code, "units" in told) == (0, True), told
     code, told = _command(shop, "profile", "shop/ordres", cwd=tmp_path)
     assert (code, "Did you mean shop/orders" in told) == (1, True)
 
