@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -46,18 +47,13 @@ class Past:
 
     def rows_before(self, batches: int) -> list[int]:
         """Rows of earlier batches, the newest first; those without rows are left out."""
+        from penstock.quality.history import validations
         from penstock.tables import Table
 
         snapshot = Table(self.lake, self.table).snapshot_or_none()
-        found = list[int]()
-        for commit in snapshot.history() if snapshot else ():
-            if str(commit.get("penstock.application", "")).startswith("validate/"):
-                note = json.loads(commit["penstock.note"])
-                rows = note.get("rows_accepted", 0) + note.get("rows_rejected", 0)
-                found += [rows] if rows else []
-            if len(found) == batches:
-                break
-        return found
+        notes = (each.note for each in validations(snapshot)) if snapshot else ()
+        rows = (note.get("rows_accepted", 0) + note.get("rows_rejected", 0) for note in notes)
+        return [*islice(filter(None, rows), batches)]
 
     def profile(self, against: int | str) -> Profile | None:
         """What a batch is held against; None where there is nothing yet.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from penstock.errors import ContractError, MissingExtra
 from penstock.lake import Lake
+from penstock.quality.history import validations
 from penstock.tables import Table
 
 _NO_EXCEPTION = {"raised_exception": False, "exception_message": None, "exception_traceback": None}
@@ -30,26 +31,21 @@ def write_data_docs(lake: Lake, table: str, folder: Path, limit: int = 20) -> Pa
         from great_expectations.render.view.view import DefaultJinjaPageView
     except ImportError as error:
         raise MissingExtra("great_expectations", "quality") from error
-    commits = [
-        commit
-        for commit in Table(lake, table).snapshot().history()
-        if str(commit.get("penstock.application", "")).startswith("validate/")
-    ][:limit]
-    if not commits:
+    batches = [*islice(validations(Table(lake, table).snapshot()), limit)]
+    if not batches:
         raise ContractError(f"{table}: nothing was validated yet; validate a batch first")
     folder.mkdir(parents=True, exist_ok=True)
     entries = list[str]()
-    for commit in commits:
-        note = json.loads(commit["penstock.note"])
-        moment = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+    for batch in batches:
+        note, moment = batch.note, batch.at
         result = ExpectationSuiteValidationResult(
             **_suite(table, note, moment),  # pyright: ignore[reportArgumentType]
         )
         document = ValidationResultsPageRenderer().render(result)
-        name = f"{commit['version']}.html"
+        name = f"{batch.version}.html"
         (folder / name).write_text(DefaultJinjaPageView().render(document), encoding="utf-8")
         entries.append(
-            f'<li><a href="{name}">version {commit["version"]}</a>, {moment:%Y-%m-%d %H:%M} UTC: '
+            f'<li><a href="{name}">version {batch.version}</a>, {moment:%Y-%m-%d %H:%M} UTC: '
             f"{note.get('rows_accepted', 0):,} accepted, {note.get('rows_rejected', 0):,} rejected"
         )
     index = folder / "index.html"

@@ -15,6 +15,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ import polars.selectors as cs
 from penstock.errors import ContractError, SourceError, TableNotFound
 from penstock.lake import Lake, checked_name
 from penstock.quality.data import named, scanned
-from penstock.quality.history import contract_of
+from penstock.quality.history import VALIDATE, contract_of, validations
 from penstock.tables import Snapshot, Table
 from penstock.tables.log import path_of, read_entry
 from penstock.tables.sql import connect
@@ -171,15 +172,10 @@ def batch_profiles(lake: Lake, table: str, limit: int = 50) -> list[Profile]:
     A version whose files vacuum has taken has none.
     """
     snapshot = Table(lake, table).snapshot()
-    versions = [
-        commit["version"]
-        for commit in snapshot.history()
-        if str(commit.get("penstock.application", "")).startswith("validate/")
-    ][:limit]
     found = list[Profile]()
-    for version in versions:
+    for batch in islice(validations(snapshot), limit):
         try:
-            found.append(profile_of(lake, table, version, batch=True))
+            found.append(profile_of(lake, table, batch.version, batch=True))
         except (TableNotFound, pl.exceptions.PolarsError, OSError):
             break  # its files are gone, and so are older ones'
     return found[::-1]
@@ -232,7 +228,7 @@ def _brought_in(snapshot: Snapshot, names: list[str]) -> pl.LazyFrame:
     rows = pl.concat(frames)
     # Files of replaced rows are written anew, with rows of earlier batches in them.
     for action in entry:
-        if str(action.get("txn", {}).get("appId", "")).startswith("validate/"):
+        if str(action.get("txn", {}).get("appId", "")).startswith(VALIDATE):
             rows = rows.filter(pl.col("_batch") == action["txn"]["version"])
     return rows.select(names)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from penstock.errors import ContractError
 from penstock.lake import Lake
 from penstock.quality import svg
 from penstock.quality.drifting import Drift, distribution, drift, shown
-from penstock.quality.history import contract_of
+from penstock.quality.history import Validated, contract_of, validations
 from penstock.quality.profiling import (
     ColumnProfile,
     Profile,
@@ -80,11 +81,7 @@ def report(lake: Lake, table: str) -> str:
     ContractError: nothing of it was validated yet.
     """
     snapshot = Table(lake, table).snapshot()
-    runs = [
-        _run(commit)
-        for commit in snapshot.history()
-        if str(commit.get("penstock.application", "")).startswith("validate/")
-    ][:_BATCHES][::-1]
+    runs = [_run(batch) for batch in islice(validations(snapshot), _BATCHES)][::-1]
     if not runs:
         raise ContractError(
             f"{table}: nothing was validated yet, so there is nothing to report; `penstock profile "
@@ -127,11 +124,11 @@ def report(lake: Lake, table: str) -> str:
     )
 
 
-def _run(commit: Mapping[str, Any]) -> _Run:
-    note = json.loads(commit["penstock.note"])
+def _run(batch: Validated) -> _Run:
+    note = batch.note
     return _Run(
-        version=int(commit["version"]),
-        at=datetime.fromtimestamp(commit["timestamp"] / 1000, UTC),
+        version=batch.version,
+        at=batch.at,
         accepted=int(note.get("rows_accepted", 0)),
         rejected=int(note.get("rows_rejected", 0)),
         reasons=note.get("reasons", {}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -96,12 +95,11 @@ def add_examples(
 
 def last_results(lake: Lake, table: str) -> dict[str, Any]:
     """What the newest validated batch came to: counts, reasons, and every expectation's result."""
+    from penstock.quality.history import validations
     from penstock.tables import Table
 
-    for commit in Table(lake, table).snapshot().history():
-        if str(commit.get("penstock.application", "")).startswith("validate/"):
-            return json.loads(commit["penstock.note"])
-    return {}
+    newest = next(validations(Table(lake, table).snapshot()), None)
+    return {} if newest is None else dict(newest.note)
 
 
 def explain(table: str, result: Result) -> str:

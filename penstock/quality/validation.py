@@ -27,7 +27,7 @@ from penstock.quality.beyond import KNOWN_COLUMNS, NEEDS_LAKE, Past, absences, j
 from penstock.quality.checking import checked
 from penstock.quality.columns import judged
 from penstock.quality.compiled import UNIQUE
-from penstock.quality.history import keep
+from penstock.quality.history import VALIDATE, keep
 from penstock.quality.proving import prove_contract
 from penstock.quality.repeats import Repeats
 from penstock.quality.results import EXAMPLES, Result, explain
@@ -89,7 +89,7 @@ def validate(lake: Lake, source: Source) -> Validation:
     # What came in after this version waits for the next run.
     files = read_ledger(lake, source).filter(pl.col("batch") <= newest)
     run = Validation(contract.table, results=[Result(e) for e in contract.all_expectations])
-    application = f"validate/{source.table}"
+    application = f"{VALIDATE}{source.table}"
     prove_contract(contract)
     keep(lake, contract)
     table = open_tables(lake, source)

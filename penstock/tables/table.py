@@ -415,10 +415,10 @@ class Snapshot:
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """What the newest commits say of themselves, newest first, as far back as the log goes."""
-        return [*itertools.islice(self._commits(), limit)]
+        return [*itertools.islice(self.commits(), limit)]
 
-    def _commits(self) -> Iterator[dict[str, Any]]:
-        """Read as they are asked for, some at a time; deltalake itself holds the GIL meanwhile."""
+    def commits(self) -> Iterator[dict[str, Any]]:
+        """The same, read as they are asked for, some at a time; deltalake would hold the GIL."""
         objects, key = self.table.lake.objects, self.table.key
         with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="penstock-log") as pool:
             for newest in range(self.version, -1, -_READ_AT_ONCE):
@@ -431,7 +431,7 @@ class Snapshot:
 
     def metadata(self, application: str, search: int = 50) -> dict[str, Any]:
         """What the newest commit of `application` noted; empty when there was none."""
-        for commit in itertools.islice(self._commits(), search):
+        for commit in itertools.islice(self.commits(), search):
             if commit.get("penstock.application") == application:
                 return json.loads(commit.get("penstock.note") or "{}")
         return {}
