@@ -350,7 +350,7 @@ def _training_set(domain: Domain, spec: TrainingSet) -> list[dg.AssetsDefinition
                 "fingerprint": frozen.fingerprint,
                 "pinned versions": pinned,
                 "rows by split": dict(frozen.rows),
-                "split": frozen.cuts.describe(),
+                "split": frozen.splits,
             },
             data_version=dg.DataVersion(frozen.fingerprint),
         )

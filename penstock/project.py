@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 from penstock.errors import ProjectError, did_you_mean
-from penstock.features import FeatureView
+from penstock.features import DailyTable, FeatureView
 from penstock.ingest import Source
 from penstock.labels import Outcome
 from penstock.training import TrainingSet
@@ -53,14 +54,28 @@ class Project:
         ------
         ProjectError: there is none; names the near ones.
         """
-        found = {spec.name: spec for spec in self._values("pipelines", TrainingSet)}
+        found = {spec.name: spec for spec in self.training_sets()}
         if name not in found:
             raise ProjectError(f"no training set {name}.{did_you_mean(name, found)}")
         return found[name]
 
-    def definitions(self) -> list[FeatureView | Outcome]:
-        """Every feature view and label set."""
-        return [*self._values("pipelines", FeatureView), *self._values("pipelines", Outcome)]
+    def views(self) -> list[FeatureView]:
+        """Every feature view, those that only read another's table left out."""
+        found = self._values("pipelines", FeatureView)
+        return [view for view in found if view.source != view.table]
+
+    def outcomes(self) -> list[Outcome]:
+        """Every label set that time gives."""
+        return self._values("pipelines", Outcome)
+
+    def training_sets(self) -> list[TrainingSet]:
+        """Every training set."""
+        return self._values("pipelines", TrainingSet)
+
+    def daily_tables(self, names: Iterable[str]) -> list[DailyTable]:
+        """How those of some tables are computed that are computed a day at a time."""
+        known = {each.table: each for each in (*self.views(), *self.outcomes())}
+        return [known[name].daily() for name in names if name in known]
 
     def _values(self, package: str, kind: type[T]) -> list[T]:
         found: list[T] = []

@@ -12,7 +12,7 @@ from penstock.training import TimeSplit, TrainingSet
 
 PRODUCT = Entity("product", keys=("stock_code",))
 # Sales of products: neither returns nor postage, fees and vouchers.
-_PRODUCT_SALES = r"quantity > 0 AND regexp_matches(stock_code, '^\d{5}[A-Za-z]{0,2}$')"
+_PRODUCT_SALES = r"quantity > 0 AND regexp_like(stock_code, '^\d{5}[A-Za-z]{0,2}$')"
 _WINDOWS = ("1d", "7d", "28d")
 
 PRODUCT_FEATURES = FeatureView(
@@ -51,6 +51,6 @@ DEMAND = TrainingSet(
     description="Forecast each product's demand over the next 7 days",
     owner="retail-ml@example.com",
     labels=DEMAND_LABELS,
-    views=(PRODUCT_FEATURES,),
+    views=(PRODUCT_FEATURES.materialized(),),
     split=TimeSplit(test=0.25),
 )

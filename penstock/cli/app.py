@@ -323,10 +323,10 @@ def publish(lake: Lake, name: str, tag: str, project: Path, as_json: bool) -> No
     from penstock.training import freeze
     from penstock.training import publish as run_publish
 
-    spec = Project(project).training_set(name)
+    opened = Project(project)
+    spec = opened.training_set(name)
     days: dict[str, int] = {}
-    for definition in (*spec.views, spec.labels):
-        daily = definition.daily()
+    for daily in opened.daily_tables(spec.inputs):
         if stale := stale_days(lake, daily):
             days[daily.table] = materialize(lake, daily, stale).days
     frozen = freeze(lake, spec)

@@ -1,28 +1,66 @@
 """Features that were known at a row's time, and no others.
 
-view.py      FeatureView: entity, source, event time, windows (Sum, Count, ...)
-windows.py   the SQL of windows, tiled by day, exact to the event
-daily.py     tables computed a day at a time: which days are stale, and recomputing them
-join.py      point-in-time join: to each spine row the newest values known by its time
+view.py         FeatureView: entity, source, times, features: values of the newest row, windows
+windows.py      Sum, Count, Mean, ... over windows of time, by bucket, filtered, lagged
+expressions.py  SQL or polars expressions as plain values
+
+A join, from a spine to a frame:
+
+preparing.py    what is read of each input, checked by schemas alone
+events.py       a view's rows in order of entity and time; the newest known by a time
+aggregating.py  windows as of each row's own time   (exact.py: sums, ranges.py: minima and maxima)
+join.py         the point-in-time join of rows that fit in memory
+spilling.py     rows parted by entity on disk, and put back into the spine's order
+frame.py        training_frame: all of this for a spine and views
+explaining.py   which source rows gave a training row its values, and why no newer ones did
+
+daily.py        tables computed a day at a time: which days are stale, and recomputing them
 """
 
 from penstock.features.daily import DailyTable, Materialized, materialize, stale_days
-from penstock.features.join import JoinedView, point_in_time_join
-from penstock.features.view import Aggregate, Count, Entity, FeatureView, Max, Mean, Min, Sum
+from penstock.features.frame import TrainingFrame, training_frame
+from penstock.features.join import Joined
+from penstock.features.view import Derived, Entity, Feature, FeatureView, Value
+from penstock.features.windows import (
+    Aggregate,
+    Count,
+    DistinctCount,
+    First,
+    Last,
+    LastK,
+    Max,
+    Mean,
+    Min,
+    Quantile,
+    Std,
+    Sum,
+    TopK,
+)
 
 __all__ = [
     "Aggregate",
     "Count",
     "DailyTable",
+    "Derived",
+    "DistinctCount",
     "Entity",
+    "Feature",
     "FeatureView",
-    "JoinedView",
+    "First",
+    "Joined",
+    "Last",
+    "LastK",
     "Materialized",
     "Max",
     "Mean",
     "Min",
+    "Quantile",
+    "Std",
     "Sum",
+    "TopK",
+    "TrainingFrame",
+    "Value",
     "materialize",
-    "point_in_time_join",
     "stale_days",
+    "training_frame",
 ]

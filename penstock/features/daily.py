@@ -8,21 +8,26 @@ and went in the source's log), when it was left so before, or when the definitio
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from penstock.errors import TableNotFound
-from penstock.features.windows import Windows, windows_sql
+from penstock.features.events import Entities, Events, Ints, SpineRows
+from penstock.features.join import EVENT, Prepared, ViewRows
+from penstock.features.preparing import prepare
+from penstock.features.spilling import BATCH, Parted
+from penstock.features.view import FeatureView
+from penstock.features.windows import DAY_US
 from penstock.lake import Lake
-from penstock.tables import Snapshot, StagedFile, Stager, Table, sql
+from penstock.tables import Snapshot, StagedFile, Stager, Table
 from penstock.tables.staging import discard
 from penstock.tables.table import StoredFile, changed_files
 
@@ -30,6 +35,8 @@ PARTITION = "date"
 """The partition column: the day that a row's time ends."""
 TIME = "event_time"
 """A row's time: the midnight (UTC) that ends its day."""
+ROWS_AT_ONCE = 2_000_000
+"""Events, or rows of the table, that are held together."""
 _ONE_DAY = timedelta(days=1)
 
 
@@ -37,16 +44,34 @@ _ONE_DAY = timedelta(days=1)
 class DailyTable:
     """How a table is computed from a source's events, a row an entity a day."""
 
-    table: str
-    source: str
-    keys: tuple[str, ...]
-    event_time: str
-    windows: Windows
-    lookahead_days: int
+    view: FeatureView
+    """Whose features, as of each day's end."""
+    population_days: int | None
+    """Entities with an event in so many days before have a row; None: with any event before."""
+    lookahead_days: int = 0
     """Days after a row's time that must be over before it may be computed: a label's horizon."""
-    extra: tuple[tuple[str, str], ...] = ()
-    """Columns beside the windows': a name, and an SQL expression over them and `t`."""
-    description: str = ""
+    is_label: bool = False
+    """Whether rows say who labelled them, how surely and when that could be known."""
+
+    @property
+    def table(self) -> str:
+        """Its name."""
+        return self.view.table
+
+    @property
+    def source(self) -> str:
+        """The table of events."""
+        return self.view.source
+
+    @property
+    def event_time(self) -> str:
+        """Of the source's rows."""
+        return self.view.event_time
+
+    @property
+    def description(self) -> str:
+        """The view's."""
+        return self.view.description
 
     @property
     def application(self) -> str:
@@ -55,7 +80,8 @@ class DailyTable:
 
     def fingerprint(self) -> str:
         """16 hex digits that change when the definition does."""
-        return xxhash.xxh3_64_hexdigest(json.dumps(asdict(self), sort_keys=True).encode())
+        said = [self.view.definition(), self.population_days, self.lookahead_days, self.is_label]
+        return xxhash.xxh3_64_hexdigest(json.dumps(said, sort_keys=True).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +179,18 @@ def _stale(lake: Lake, definition: DailyTable, source: Snapshot) -> set[date]:
     if not is_same or note["source_id"] != source.id:
         return every | before  # days of the old definition that the new one has not go too
     came, went = changed_files(source, note["source_version"])
-    touched = _touched(definition, source, [*came, *went])
+    touched = _touched(definition, source, [*came, *went], every | before)
     left = {date.fromisoformat(day) for day in note["left"]}
     return left | (touched & (every | before)) | (every ^ before)
 
 
-def _touched(definition: DailyTable, source: Snapshot, files: Sequence[StoredFile]) -> set[date]:
+def _touched(
+    definition: DailyTable, source: Snapshot, files: Sequence[StoredFile], every: set[date]
+) -> set[date]:
     """Days with a window that reaches an event in one of the files."""
     if not files:
         return set()
-    # The time of an event, moved to the end of its day, as in `windows_sql`.
+    # The time of an event, moved to the end of its day.
     day = (
         pl.col(definition.event_time)
         .dt.offset_by("-1us")
@@ -171,12 +199,16 @@ def _touched(definition: DailyTable, source: Snapshot, files: Sequence[StoredFil
         .alias(PARTITION)
     )
     events = source.read(files, [definition.event_time]).select(day.unique()).collect()
-    back, ahead = definition.windows.population_days, definition.lookahead_days
-    return {
-        reached
-        for event in events[PARTITION].drop_nulls().to_list()
-        for reached in _days(event - ahead * _ONE_DAY, event + (back - 1) * _ONE_DAY)
-    }
+    dates = np.unique(events[PARTITION].drop_nulls().to_numpy()).astype("datetime64[D]")
+    if not len(dates):
+        return set()
+    back, ahead = definition.population_days, definition.lookahead_days
+    last = max(every, default=date.max)
+    reached = set[date]()
+    for event in dates.tolist():
+        until = last if back is None else event + (back - 1) * _ONE_DAY
+        reached.update(_days(event - ahead * _ONE_DAY, until))
+    return reached
 
 
 def _possible(definition: DailyTable, source: Snapshot) -> _Range | None:
@@ -198,73 +230,141 @@ def _compute(
     days: Sequence[date],
     staged: list[StagedFile],
 ) -> int:
-    """Stage the days' rows, a Parquet file a day; how many source rows were read."""
+    """Stage the days' rows, a Parquet file a day and part; how many source rows were read."""
     if not days:
         return 0
-    earliest = _end_of(days[0]) - definition.windows.population_days * _ONE_DAY
-    latest = _end_of(days[-1]) + definition.lookahead_days * _ONE_DAY
-    time = pc.field(definition.event_time)
-    events = source.dataset().filter((time > earliest) & (time <= latest))
-    ends = [int(_end_of(day).timestamp()) * 1_000_000 for day in days]
-    with sql.connect() as connection:
-        connection.register("events", events)
-        connection.register("days", pa.table({"t": pa.array(ends, pa.int64())}))
-        query = windows_sql(definition.windows, definition.keys, definition.event_time)
-        extra = "".join(f", {expression} AS {name}" for name, expression in definition.extra)
-        reader = connection.sql(f"SELECT *{extra} FROM ({query})").to_arrow_reader(1 << 16)
-        for day, rows in _by_day(reader, table.schema):
-            partition = {PARTITION: day.isoformat()}
-            with Stager(lake, definition.table, table.schema, partition=partition) as stager:
-                for piece in rows:
-                    stager.write(piece)
-                staged += stager.finish()
-    return source.dataset().count_rows(filter=(time > earliest) & (time <= latest))
+    ends = np.array([int(_end_of(day).timestamp()) * 1_000_000 for day in days])
+    read = 0
+    for prepared, frame in _parts(definition, source, days):
+        read += frame.height
+        for rows in _rows(definition, prepared, frame, ends):
+            cut = rows.with_columns(pl.col(TIME).rle_id().alias("_run"))
+            for _, of_day in sorted(cut.partition_by("_run", as_dict=True).items()):
+                end = of_day[TIME][0]
+                partition = {PARTITION: (end - _ONE_DAY).date().isoformat()}
+                with Stager(lake, definition.table, table.schema, partition=partition) as stager:
+                    stager.write(of_day.drop("_run").to_arrow())
+                    staged += stager.finish()
+    return read
 
 
-def _by_day(
-    reader: pa.RecordBatchReader, schema: pa.Schema
-) -> Iterator[tuple[date, list[pa.Table]]]:
-    """Rows ordered by `t`, parted where it changes; a day's rows are held together."""
-    open_day, held = None, list[pa.Table]()
-    for batch in reader:
-        times = batch["t"].to_numpy()
-        for t in np.unique(times).tolist():
-            day = (datetime.fromtimestamp(t / 1e6, UTC) - _ONE_DAY).date()
-            if open_day not in (None, day):
-                yield open_day, held
-                held = []
-            open_day = day
-            held.append(_finished(batch.filter(pa.array(times == t)), schema))
-    if open_day is not None:
-        yield open_day, held
+def _parts(
+    definition: DailyTable, source: Snapshot, days: Sequence[date]
+) -> Iterator[tuple[Prepared, pl.DataFrame]]:
+    """The events that the days' windows reach, all at once or parted by entity."""
+    event = pl.col(EVENT)
+    prepared = prepare(definition.view, source.scan())
+    wanted = event <= _us(_end_of(days[-1]) + definition.lookahead_days * _ONE_DAY)
+    if definition.population_days is not None:
+        wanted &= event > _us(_end_of(days[0]) - definition.population_days * _ONE_DAY)
+    rows, keys = prepared.rows.filter(wanted), list(definition.view.entity.keys)
+    parts = -(-source.rows // ROWS_AT_ONCE)
+    if parts <= 1:
+        yield prepared, rows.collect()
+        return
+    with tempfile.TemporaryDirectory(prefix="penstock-days-") as folder:
+        with Parted(Path(folder), "events", keys, parts) as writer:
+            writer.write(rows.collect_batches(chunk_size=BATCH))
+        for part in range(parts):
+            taken = writer.take(part)
+            if taken is not None and taken.height:
+                yield prepared, taken
 
 
-def _finished(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
-    table = pa.table(batch)
-    times = table["t"].cast(pa.timestamp("us", "UTC"))
-    table = table.append_column(TIME, times)
-    wanted = [name for name in schema.names if name in table.column_names]
-    columns: list[Any] = []
-    for name in wanted:
-        values, kind = table[name], schema.field(name).type
-        is_time = pa.types.is_timestamp(kind) and pa.types.is_integer(values.type)
-        columns.append(values.cast(pa.int64()).cast(kind) if is_time else values.cast(kind))
-    return pa.table(columns, names=wanted)
+def _rows(
+    definition: DailyTable, prepared: Prepared, frame: pl.DataFrame, ends: Ints
+) -> Iterator[pl.DataFrame]:
+    """Rows in order of time and keys, some days at a time."""
+    view = definition.view
+    frame = frame.drop_nulls([*view.entity.keys, EVENT])
+    if not frame.height:
+        return
+    entities = Entities(frame.select(view.entity.keys))
+    known = ViewRows(entities, prepared, frame, "created", unit_us=1.0)
+    for entity, time in _population(definition, known.events, ends):
+        order = np.lexsort((time, entity))
+        columns, _ = known.at(SpineRows(entity[order], time[order], order))
+        times = pl.Series(TIME, time).cast(pl.Datetime("us", "UTC"))
+        made = entities.names(entity).with_columns(times, *columns)
+        if definition.is_label:
+            closed = pl.col(TIME) + pl.duration(days=definition.lookahead_days)
+            made = made.with_columns(
+                pl.lit("outcome").alias("label_source"),
+                pl.lit(1.0).alias("confidence"),
+                closed.alias("created_time"),
+            )
+        yield made
+
+
+def _population(definition: DailyTable, events: Events, ends: Ints) -> Iterator[tuple[Ints, Ints]]:
+    """The entities that have a row, and its time, in order of time; whole days at once."""
+    first_end = -(-events.event // DAY_US) * DAY_US
+    is_new = np.ones(len(first_end), bool)
+    is_new[1:] = (first_end[1:] != first_end[:-1]) | (events.entity[1:] != events.entity[:-1])
+    entity, begins = events.entity[is_new], first_end[is_new]
+    # An event counts until the entity's next one does, or its time is over.
+    until = np.full(len(begins), ends[-1])
+    until[:-1] = np.where(entity[1:] == entity[:-1], begins[1:] - DAY_US, ends[-1])
+    if definition.population_days is not None:
+        until = np.minimum(until, begins + (definition.population_days - 1) * DAY_US)
+    low, high = np.searchsorted(ends, begins), np.searchsorted(ends, until, "right")
+    opened = np.bincount(low, minlength=len(ends) + 1)
+    closed = np.bincount(np.maximum(high, low), minlength=len(ends) + 1)
+    per_day = np.cumsum(opened - closed)[: len(ends)]
+    start = 0
+    while start < len(ends):
+        rows = np.cumsum(per_day[start:])
+        stop = start + max(1, int(np.searchsorted(rows, ROWS_AT_ONCE, "right")))
+        a, b = np.clip(low, start, stop), np.clip(high, start, stop)
+        number = np.maximum(b - a, 0)
+        which = np.repeat(np.arange(len(number)), number)
+        inside = np.arange(len(which)) - (np.cumsum(number) - number)[which]
+        day = a[which] + inside
+        order = np.lexsort((entity[which], day))
+        yield entity[which][order], ends[day][order]
+        start = stop
 
 
 def _schema(definition: DailyTable, source: Snapshot) -> pa.Schema:
-    keys = [source.schema.field(key) for key in definition.keys]
+    """The table's columns: what no rows at all come to."""
+    view = definition.view
+    prepared = prepare(view, source.scan())
+    empty = prepared.rows.clear().collect()
+    entities = Entities(empty.select(view.entity.keys))
+    nothing = np.zeros(0, np.int64)
+    columns, _ = ViewRows(entities, prepared, empty, "created", unit_us=1.0).at(
+        SpineRows(nothing, nothing, nothing)
+    )
+    told = {window.name: window.describe() for window in view.windows}
+    keys = [source.schema.field(key) for key in view.entity.keys]
     time = pa.field(TIME, pa.timestamp("us", "UTC"), metadata={"comment": "the day's end"})
-    columns = [
+    features = [
         pa.field(
-            column.name,
-            pa.int64() if column.function == "count" else pa.float64(),
-            metadata={"comment": f"{column.function} of {column.expression} over {column.days} d"},
+            series.name,
+            _stored(series.to_arrow().type),
+            metadata={"comment": told[series.name]} if series.name in told else None,
         )
-        for column in definition.windows.columns
+        for series in columns
     ]
-    extra = [pa.field(name, _EXTRA_TYPES[name]) for name, _ in definition.extra]
-    return pa.schema([*keys, time, *columns, *extra, pa.field(PARTITION, pa.date32())])
+    extra = [pa.field(name, kind) for name, kind in _EXTRA_TYPES.items()]
+    return pa.schema(
+        [
+            *keys,
+            time,
+            *features,
+            *(extra if definition.is_label else []),
+            pa.field(PARTITION, pa.date32()),
+        ]
+    )
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """The type as a Delta table has it."""
+    if pa.types.is_large_string(kind):
+        return pa.string()
+    if pa.types.is_large_list(kind):
+        return pa.list_(_stored(kind.value_type))
+    return kind
 
 
 _EXTRA_TYPES: dict[str, pa.DataType] = {
@@ -272,6 +372,10 @@ _EXTRA_TYPES: dict[str, pa.DataType] = {
     "confidence": pa.float64(),
     "created_time": pa.timestamp("us", "UTC"),
 }
+
+
+def _us(time: datetime) -> int:
+    return int(time.timestamp()) * 1_000_000
 
 
 def _day_of(time: datetime) -> date:

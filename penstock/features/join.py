@@ -1,105 +1,173 @@
-"""The point-in-time join: to each row of a spine, the newest values known by its time.
+"""The point-in-time join of rows that fit in memory: to each row of a spine what was known by then.
 
-A row of a view is known from the later of its event time and its created time on. Of the rows
-known by a spine row's time, the one with the newest event time wins, ties going to the newest
-created time; if it is older than the view's TTL, there is no value. Worked out in two sorted
-passes rather than by comparing every pair: first, for each entity, the winner at each moment that
-something becomes known; then an ASOF join of the spine with those moments.
+A row of a view counts from the later of its event time and its created time on. Of those that count
+by a spine row's time the one with the newest event time wins, ties going to the newest created
+time; if it is older than the view's TTL, there is no value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
 
-import duckdb
-import pyarrow.dataset as pads
+import numpy as np
+import polars as pl
+
+from penstock.features.aggregating import aggregate
+from penstock.features.events import Entities, Events, Ints, SpineRows, sortable
+from penstock.features.view import FeatureView
+from penstock.features.windows import Counted
+
+KnownAt = Literal["event", "created"]
+THREADS = 2
+"""Views whose rows are held and sorted at once."""
+EVENT, CREATED = "_event", "_created"
+"""Columns of times, in units of the join."""
+
+
+@dataclass(slots=True)
+class Joined:
+    """What a view's join came to, in rows."""
+
+    view: str
+    rows_read: int = 0
+    without_created_time: int = 0
+    """Rows of the view left out as nobody knows when they became known."""
+    matched: int = 0
+    """Rows of the spine that got the values of a row (views that are windows alone: all rows of
+    known entities)."""
+    unmatched: int = 0
+    """Rows of the spine for which nothing was known, or nothing young enough for the TTL."""
+
+    def add(self, other: Joined) -> None:
+        """Count another part of the same join in."""
+        self.rows_read += other.rows_read
+        self.without_created_time += other.without_created_time
+        self.matched += other.matched
+        self.unmatched += other.unmatched
 
 
 @dataclass(frozen=True, slots=True)
-class JoinedView:
-    """Rows to join: one view of a spine's features."""
+class Prepared:
+    """A view, and how its rows are read: keys, times as integers, features, what windows count."""
 
-    name: str
-    """Short, and unique among the views of a join."""
-    data: pads.Dataset
-    keys: tuple[str, ...]
-    event_time: str
-    features: tuple[str, ...]
-    created_time: str | None = None
-    ttl_us: int | None = None
-    """How old a row may be, in microseconds; the edge is included."""
+    view: FeatureView
+    rows: pl.LazyFrame = field(repr=False)
+    counted: dict[Counted, str]
+    """The column of what each window is over."""
 
 
-def point_in_time_join(
-    connection: duckdb.DuckDBPyConnection,
-    spine: str,
-    views: Sequence[JoinedView],
-    time: str = "event_time",
-) -> str:
-    """Make the SQL of the join, over views that it registers with the connection.
+def join_views(
+    keys: pl.DataFrame,
+    time: Ints,
+    views: Sequence[tuple[Prepared, Callable[[], pl.DataFrame]]],
+    known_at: KnownAt,
+    unit_us: float,
+) -> tuple[pl.DataFrame, list[Joined]]:
+    """The features of views of one entity, in the order of the spine.
 
     Parameters
     ----------
-    spine: the name of a table or view with the keys and `time`; every row of it is in the result
-        once, repeated rows and rows with null keys too (these get null features).
-
-    Returns
-    -------
-    A query: the spine's columns, then each view's features, in no promised order.
+    keys: the spine's keys; a row with a null among them gets no value.
+    time: (rows,) the spine's times.
+    views: each with what reads its rows; `THREADS` of them at once.
+    unit_us: microseconds in a unit of the times.
     """
-    query = f'SELECT *, epoch_us("{time}") AS "_t" FROM {spine}'
-    for number, view in enumerate(views):
-        connection.register(f"_view{number}", view.data)
-        _make_winners(connection, number, view)
-        query = _joined(query, f"_winners{number}", view)
-    return f'SELECT * EXCLUDE ("_t") FROM ({query})'
+    entities = Entities(keys)
+    spine = SpineRows.of(entities, time)
+
+    def joined(
+        view: tuple[Prepared, Callable[[], pl.DataFrame]],
+    ) -> tuple[list[pl.Series], Joined]:
+        prepared, read = view
+        return ViewRows(entities, prepared, read(), known_at, unit_us).at(spine)
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="penstock-join") as pool:
+        found = list(pool.map(joined, views))
+    columns = [column for columns, _ in found for column in columns]
+    return pl.DataFrame(columns), [report for _, report in found]
 
 
-def _make_winners(connection: duckdb.DuckDBPyConnection, number: int, view: JoinedView) -> None:
-    """A temporary table of moments: the row that wins for an entity from each on.
+class ViewRows:
+    """A view's rows in order, ready to be looked up for any spine of the same entities.
 
-    Worked out before the join, so that memory holds one step at a time; temporary tables spill.
+    Parameters
+    ----------
+    frame: what `prepared.rows` reads, or those of some entities.
     """
-    keys = ", ".join(_quoted(key) for key in view.keys)
-    features = ", ".join(_quoted(name) for name in view.features)
-    created = f"epoch_us({_quoted(view.created_time)})" if view.created_time else "NULL::BIGINT"
-    same = " AND ".join(f"moments.{_quoted(key)} = numbered.{_quoted(key)}" for key in view.keys)
-    # Values last among the sort keys: two rows alike in all times must not depend on file order.
-    connection.execute(f"""
-        CREATE TEMP TABLE _numbered{number} AS
-        SELECT {keys}, event, greatest(event, coalesce(created, event)) AS known, {features},
-               row_number() OVER (PARTITION BY {keys}
-                                  ORDER BY event, created NULLS FIRST, {features}) AS rank
-        FROM (SELECT *, epoch_us({_quoted(view.event_time)}) AS event, {created} AS created
-              FROM _view{number})""")
-    connection.execute(f"""
-        CREATE TEMP TABLE _moments{number} AS
-        SELECT DISTINCT {keys}, known, max(rank) OVER (PARTITION BY {keys} ORDER BY known) AS winner
-        FROM _numbered{number}""")
-    connection.execute(f"""
-        CREATE TEMP TABLE _winners{number} AS
-        SELECT moments.*, numbered.event, {_of("numbered", view.features)}
-        FROM _moments{number} moments JOIN _numbered{number} numbered
-             ON {same} AND winner = rank""")
-    connection.execute(f"DROP TABLE _numbered{number}; DROP TABLE _moments{number}")
 
+    def __init__(
+        self,
+        entities: Entities,
+        prepared: Prepared,
+        frame: pl.DataFrame,
+        known_at: KnownAt,
+        unit_us: float,
+    ) -> None:
+        view = prepared.view
+        self._prepared, self._unit_us = prepared, unit_us
+        self._report = Joined(view.table, rows_read=frame.height)
+        waits = known_at == "created" and view.created_time is not None
+        if frame[EVENT].null_count():
+            frame = frame.filter(pl.col(EVENT).is_not_null())
+        if waits and (unknown := frame[CREATED].null_count()):
+            self._report.without_created_time = unknown
+            frame = frame.filter(pl.col(CREATED).is_not_null())
+        created = None
+        if view.created_time is not None:
+            created = frame[CREATED].fill_null(np.iinfo(np.int64).min).to_numpy()
+        keys = list(view.entity.keys)
+        self._frame = frame
+        self.events = Events(
+            entities.numbered(frame.select(keys)),
+            entities.count,
+            frame[EVENT].to_numpy(),
+            created,
+            sortable(frame.drop([*keys, EVENT, CREATED], strict=False)),
+            waits=waits,
+        )
 
-def _joined(spine: str, winners: str, view: JoinedView) -> str:
-    on = " AND ".join(f"s.{_quoted(key)} = m.{_quoted(key)}" for key in view.keys)
-    fresh = f"s._t - m.event <= {view.ttl_us}" if view.ttl_us is not None else "true"
-    chosen = ", ".join(
-        f"CASE WHEN {fresh} THEN m.{_quoted(name)} END AS {_quoted(name)}" for name in view.features
-    )
-    return (
-        f"SELECT s.*, {chosen} FROM ({spine}) s ASOF LEFT JOIN {winners} m "
-        f"ON {on} AND s._t >= m.known"
-    )
+    @cached_property
+    def _counted(self) -> dict[Counted, pl.Series]:
+        order = pl.Series(self.events.row)
+        return {
+            counted: self._frame[name].gather(order)
+            for counted, name in self._prepared.counted.items()
+        }
 
+    def at(self, spine: SpineRows) -> tuple[list[pl.Series], Joined]:
+        """A column a feature, in the order that the spine's rows have in it."""
+        view, report = self._prepared.view, replace(self._report)
+        columns = dict[str, pl.Series]()
+        if view.values:
+            taken = pl.Series(self._newest(spine, report), dtype=pl.Int64)
+            taken = taken.set(taken < 0, None)
+            names = [value.name for value in view.values]
+            found = self._frame.select(pl.col(names).gather(taken))
+            columns |= {series.name: series for series in found}
+        if view.windows:
+            if not view.values:
+                report.matched = int((spine.entity >= 0).sum())
+                report.unmatched = len(spine.entity) - report.matched
+            back = np.empty(len(spine.place), np.int64)
+            back[spine.place] = np.arange(len(back))
+            windows = aggregate(self.events, self._counted, spine, view.windows, self._unit_us)
+            columns |= {series.name: series.gather(back) for series in windows}
+        ordered = [name for name in view.feature_names if name in columns]
+        return [columns[name] for name in ordered], report
 
-def _of(table: str, names: Sequence[str]) -> str:
-    return ", ".join(f"{table}.{_quoted(name)}" for name in names)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    def _newest(self, spine: SpineRows, report: Joined) -> Ints:
+        """The row that gives each spine row its values; -1 for none."""
+        newest, ttl_us = self.events.newest(spine), self._prepared.view.ttl_us
+        if ttl_us is not None and len(self.events):
+            age = spine.time - self.events.event[newest]
+            newest = np.where(age > round(ttl_us / self._unit_us), -1, newest)
+        report.matched = int((newest >= 0).sum())
+        report.unmatched = len(newest) - report.matched
+        rows = np.full(len(newest), -1, np.int64)
+        if len(self.events):
+            rows[spine.place] = np.where(newest < 0, -1, self.events.row[newest])
+        return rows

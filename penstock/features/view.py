@@ -1,17 +1,24 @@
-"""Feature views: plain values that say what is computed from which events, over which windows."""
+"""Feature views: plain values that say what is known of an entity, from what, as of when."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Literal
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import xxhash
 
 from penstock.errors import FeatureError
-from penstock.features.daily import DailyTable
-from penstock.features.windows import WindowColumn, Windows
+from penstock.features.expressions import Expression, expression
+from penstock.features.windows import DAY_US, Aggregate, Window, length_us
 from penstock.lake import checked_name
 
-Function = Literal["sum", "count", "mean", "min", "max"]
+if TYPE_CHECKING:
+    from penstock.features.daily import DailyTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,119 +28,262 @@ class Entity:
     name: str
     keys: tuple[str, ...]
     """The columns that tell one from another."""
+    description: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "keys", (self.keys,) if isinstance(self.keys, str) else tuple(self.keys)
+        )
         if not self.keys:
             raise FeatureError(f"entity {self.name}: it needs at least one key column")
+        if len(set(self.keys)) < len(self.keys):
+            raise FeatureError(f"entity {self.name}: {', '.join(self.keys)}: a key is there twice")
 
 
 @dataclass(frozen=True, slots=True)
-class Aggregate:
-    """An aggregate of an expression over one or more windows, a feature each."""
+class Value:
+    """A feature that is a column of the newest row, or an expression over its columns."""
 
-    function: Function
-    expression: str
-    """A column, or an SQL expression over the source's columns."""
-    over: tuple[str, ...]
-    """Lengths such as `7d`; a window at time t holds the events in (t - length, t]."""
+    expression: Expression
     name: str
 
-    def columns(self) -> list[WindowColumn]:
-        """One output column a window, such as `units_7d`."""
-        return [
-            WindowColumn(f"{self.name}_{length}", self.function, self.expression, days_in(length))
-            for length in self.over
-        ]
+    @classmethod
+    def of(cls, given: str | pl.Expr, name: str | None = None) -> Value:
+        """A column's value under its own name, or any expression's under a name of yours."""
+        what = expression(given)
+        if name is None and not what.is_column:
+            raise FeatureError(f"{what}: an expression needs a name: Value.of(..., name=)")
+        return cls(what, name or what.text)
 
 
-def Sum(expression: str, over: tuple[str, ...], name: str) -> Aggregate:  # noqa: N802
-    """The total; exact to 1e-6 and the same in whatever order events come. 0 over no event."""
-    return Aggregate("sum", expression, over, name)
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A feature worked out from others (and the spine's columns), the same way in training and
+    serving.
+
+    An expression over their names, or a function of a frame with the columns in `inputs` that gives
+    a column as long.
+    """
+
+    name: str
+    expression: Expression | None = None
+    function: Callable[[pl.DataFrame], pl.Series] | None = field(default=None)
+    inputs: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        how: str | pl.Expr | Callable[[pl.DataFrame], pl.Series],
+        inputs: Iterable[str] = (),
+    ) -> Derived:
+        """`inputs` are needed for a function alone."""
+        if isinstance(how, str | pl.Expr):
+            what = expression(how)
+            return cls(name, expression=what, inputs=tuple(what.columns))
+        if not inputs:
+            raise FeatureError(f"{name}: a function needs inputs=[...], the columns that it reads")
+        return cls(name, function=how, inputs=tuple(inputs))
+
+    def column(self, frame: pl.DataFrame) -> pl.Series:
+        """Its values for the rows of a frame.
+
+        Raises
+        ------
+        FeatureError: the function failed, or gave another number of rows.
+        """
+        if self.expression is not None:
+            return frame.select(self.expression.polars().alias(self.name)).to_series()
+        assert self.function is not None
+        try:
+            found = self.function(frame.select(self.inputs))
+        except Exception as error:
+            raise FeatureError(
+                f"{self.name}: its function failed on {frame.height:,} rows of "
+                f"{', '.join(self.inputs)}: {type(error).__name__}: {error}"
+            ) from error
+        series = pl.Series(self.name, found)
+        if len(series) != frame.height:
+            raise FeatureError(
+                f"{self.name}: its function gave {len(series):,} values for {frame.height:,} rows"
+            )
+        return series
+
+    def code(self) -> str:
+        """What it does, as text; for fingerprints."""
+        if self.function is None:
+            return str(self.expression)
+        try:
+            return inspect.getsource(self.function)
+        except (OSError, TypeError):  # typed in, or made by another function
+            code: Any = getattr(self.function, "__code__", None)
+            made = code.co_code if code is not None else repr(self.function).encode()
+            return hashlib.sha256(made).hexdigest()
 
 
-def Count(over: tuple[str, ...], name: str) -> Aggregate:  # noqa: N802
-    """The number of events."""
-    return Aggregate("count", "1", over, name)
-
-
-def Mean(expression: str, over: tuple[str, ...], name: str) -> Aggregate:  # noqa: N802
-    """Total over number of events; null over no event."""
-    return Aggregate("mean", expression, over, name)
-
-
-def Min(expression: str, over: tuple[str, ...], name: str) -> Aggregate:  # noqa: N802
-    """The smallest; null over no event."""
-    return Aggregate("min", expression, over, name)
-
-
-def Max(expression: str, over: tuple[str, ...], name: str) -> Aggregate:  # noqa: N802
-    """The largest; null over no event."""
-    return Aggregate("max", expression, over, name)
+Feature = Value | Aggregate | Window
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureView:
-    """Windows over a source's events, one row an entity a day, as of the day's end.
+    """What a source says of an entity as of any time.
 
     Raises
     ------
-    FeatureError: a window is no whole number of days, or two features share a name.
+    FeatureError: two features share a name, or a length of time is none.
     """
 
     table: str
+    """Its name, and that of the table that it is materialized in: a row an entity a day."""
     entity: Entity
     source: str
-    """The table of events."""
+    """The table of events, or of rows that replace each other."""
     event_time: str
-    features: tuple[Aggregate, ...]
-    where: str = "true"
-    """SQL over the source's columns: the events that count."""
+    features: tuple[Feature, ...]
+    """Columns and expressions of the newest row, and windows; given as a text, a column."""
+    created_time: str | None = None
+    """When a row became known, where that is not its event time: late data leaks else."""
+    where: str | pl.Expr | Expression = "true"
+    """The rows that count: SQL, or a polars expression, over the source's columns."""
     ttl: str | None = None
-    """How old a row may be when it is joined; the edge is included. None: any age."""
+    """How old the newest row may be; the edge is included. None: any age. Windows have their own
+    length and know none.
+    """
+    derived: tuple[Derived, ...] = ()
+    """Features over those of this view, and over the spine's columns."""
+    prefix: str = ""
+    """Before each feature's name; for views whose features are named alike."""
     description: str = ""
     owner: str = ""
 
     def __post_init__(self) -> None:
         checked_name(self.table)
         checked_name(self.source)
-        names = [column.name for feature in self.features for column in feature.columns()]
+        given: Iterable[Any] = self.features
+        features = tuple(Value.of(f) if isinstance(f, str | pl.Expr) else f for f in given)
+        object.__setattr__(self, "features", features)
+        object.__setattr__(self, "where", expression(self.where))
+        object.__setattr__(self, "derived", tuple(self.derived))
+        if not self.event_time:
+            raise FeatureError(
+                f"{self.table}: event_time names no column; without the time at which a row became "
+                "true nothing can be joined as of a time"
+            )
+        if not features:
+            raise FeatureError(f"{self.table}: it has no features")
+        if self.ttl is not None:
+            try:
+                length_us(self.ttl)
+            except FeatureError as error:
+                raise FeatureError(f"{self.table}: ttl: {error}") from error
+        names = self.feature_names
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise FeatureError(f"{self.table}: two features are called {', '.join(twice)}")
 
     @property
+    def values(self) -> list[Value]:
+        """Features of the newest row, with the prefix."""
+        return [
+            replace(feature, name=self.prefix + feature.name)
+            for feature in self.features
+            if isinstance(feature, Value)
+        ]
+
+    @property
+    def windows(self) -> list[Window]:
+        """Features over windows, with the prefix."""
+        return [
+            replace(window, name=self.prefix + window.name)
+            for feature in self.features
+            if not isinstance(feature, Value)
+            for window in _made(feature)
+        ]
+
+    @property
     def feature_names(self) -> list[str]:
         """The features' columns, in order."""
-        return [column.name for feature in self.features for column in feature.columns()]
+        names = list[str]()
+        for feature in self.features:
+            made = [feature] if isinstance(feature, Value) else _made(feature)
+            names += [self.prefix + each.name for each in made]
+        return [*names, *(self.prefix + each.name for each in self.derived)]
+
+    @property
+    def filter(self) -> Expression:
+        """`where` as an expression."""
+        assert isinstance(self.where, Expression)
+        return self.where
 
     @property
     def ttl_us(self) -> int | None:
         """The TTL in microseconds."""
-        return None if self.ttl is None else days_in(self.ttl) * 86_400_000_000
+        return None if self.ttl is None else length_us(self.ttl)
+
+    @property
+    def columns(self) -> list[str]:
+        """The source's columns that it reads."""
+        found = [*self.entity.keys, self.event_time, *self.filter.columns]
+        if self.created_time:
+            found.append(self.created_time)
+        for value in self.values:
+            found += value.expression.columns
+        for window in self.windows:
+            found += window.expression.columns
+            found += window.where.columns if window.where else []
+        return list(dict.fromkeys(found))
+
+    def definition(self) -> dict[str, Any]:
+        """What it says, as JSON; descriptions and owners are no part of it."""
+        said = {
+            "table": self.table,
+            "entity": list(self.entity.keys),
+            "source": self.source,
+            "event_time": self.event_time,
+            "created_time": self.created_time,
+            "where": str(self.filter),
+            "ttl": self.ttl,
+            "features": {value.name: str(value.expression) for value in self.values},
+            "windows": {window.name: _said(window) for window in self.windows},
+            "derived": {self.prefix + each.name: each.code() for each in self.derived},
+        }
+        return said
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when its definition does."""
+        return xxhash.xxh3_64_hexdigest(json.dumps(self.definition(), sort_keys=True).encode())
 
     def daily(self) -> DailyTable:
         """How the view's table is computed, a day at a time."""
-        columns = [column for feature in self.features for column in feature.columns()]
-        lookback = max(column.days for column in columns)
-        return DailyTable(
-            table=self.table,
-            source=self.source,
-            keys=self.entity.keys,
-            event_time=self.event_time,
-            windows=Windows(tuple(columns), self.where, lookback, "back"),
-            lookahead_days=0,
-            extra=(),
-            description=self.description,
+        from penstock.features.daily import DailyTable
+
+        reach = [window.reach_us for window in self.windows]
+        if self.values:
+            reach.append(self.ttl_us or 0)
+        forever = bool(self.values) and self.ttl_us is None
+        return DailyTable(self, None if forever else -(-max(reach) // DAY_US))
+
+    def materialized(self) -> FeatureView:
+        """A view over this one's own table: the values as of the last day's end, read and not
+        computed.
+        """
+        from penstock.features.daily import TIME
+
+        length = len(self.prefix)
+        kept = tuple(
+            Value.of(name[length:]) for name in self.feature_names[: -len(self.derived) or None]
+        )
+        return replace(
+            self, source=self.table, event_time=TIME, created_time=None, where="true", features=kept
         )
 
 
-def days_in(length: str) -> int:
-    """`7d` is 7, `4w` is 28.
+def _made(feature: Aggregate | Window) -> list[Window]:
+    return [feature] if isinstance(feature, Window) else feature.windows()
 
-    Raises
-    ------
-    FeatureError: it is no whole number of days or weeks.
-    """
-    found = re.fullmatch(r"([1-9]\d*)([dw])", length)
-    if found is None:
-        raise FeatureError(f"{length!r} is no length of a window; write days or weeks: 7d, 4w")
-    return int(found[1]) * (7 if found[2] == "w" else 1)
+
+def _said(window: Window) -> dict[str, Any]:
+    said = asdict(window)
+    return said | {
+        "expression": str(window.expression),
+        "where": None if window.where is None else str(window.where),
+    }

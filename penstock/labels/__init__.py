@@ -1,5 +1,10 @@
-"""Labels with who or what gave each, when, and how sure."""
+"""Labels, each with who or what gave it, when, and how sure.
 
-from penstock.labels.outcome import Outcome
+outcome.py    labels that time gives: what comes to pass in the window that follows
+label_set.py  labels that people, models, rules or functions gave
+"""
 
-__all__ = ["Outcome"]
+from penstock.labels.label_set import LabelSet
+from penstock.labels.outcome import LABEL, Outcome
+
+__all__ = ["LABEL", "LabelSet", "Outcome"]

@@ -1,14 +1,28 @@
-"""Training sets: a spec, frozen to pinned table versions, published as a dataset.
+"""Training sets: what they are made of, pinned, split, and published.
 
-spec.py         TrainingSet: labels (the spine), views, split
-split.py        rows to splits by time, with an embargo; the cut stays where it was first made
-freezing.py     pin versions, join, write the frozen table
-publishing.py   the frozen table as Arrow shards, with statistics from the train split
+spec.py        TrainingSet: spine, labels, views, split, filter, sample, weight
+split.py       which split a row is in: by time, by a group's hash, or as a column says
+hashing.py     a number between 0 and 1 for a row, the same for ever
+freezing.py    inputs at pinned versions, rows as of their time; rebuilding an older one
+publishing.py  frozen rows as Arrow shards
 """
 
-from penstock.training.freezing import Frozen, freeze
+from penstock.training.freezing import Frozen, freeze, rebuild
 from penstock.training.publishing import Published, publish
-from penstock.training.spec import TrainingSet
-from penstock.training.split import TimeCuts, TimeSplit
+from penstock.training.spec import Sample, Spine, TrainingSet
+from penstock.training.split import ColumnSplit, GroupSplit, TimeCuts, TimeSplit
 
-__all__ = ["Frozen", "Published", "TimeCuts", "TimeSplit", "TrainingSet", "freeze", "publish"]
+__all__ = [
+    "ColumnSplit",
+    "Frozen",
+    "GroupSplit",
+    "Published",
+    "Sample",
+    "Spine",
+    "TimeCuts",
+    "TimeSplit",
+    "TrainingSet",
+    "freeze",
+    "publish",
+    "rebuild",
+]

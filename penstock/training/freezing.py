@@ -1,31 +1,48 @@
 """Freezing: every input pinned to a version, the rows joined as of their time and written down.
 
-The fingerprint is a hash of the inputs' table ids and versions, the spec, the cuts between splits
-and the code's version. The frozen table's log carries it: freezing what is frozen writes nothing.
+The fingerprint is a hash of the inputs' table ids and versions, the spec, what was settled about
+splits, and the code's version. The frozen table's log carries it: freezing what is frozen writes
+nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-import duckdb
+import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as pads
 import xxhash
 
 from penstock._version import __version__
-from penstock.errors import CommitConflict, FeatureError
-from penstock.features import JoinedView, point_in_time_join
-from penstock.features.daily import TIME
-from penstock.labels.outcome import LABEL
+from penstock.errors import CommitConflict, FeatureError, TableNotFound
+from penstock.features import training_frame
+from penstock.features.expressions import Expression
+from penstock.labels import LABEL, Outcome
 from penstock.lake import Lake
 from penstock.tables import Snapshot, Stager, Table, Transaction, sql
-from penstock.training.spec import TrainingSet
-from penstock.training.split import SPLITS, TimeCuts, found_cuts, keep_cuts
+from penstock.training.hashing import shares_of
+from penstock.training.spec import TIME, TrainingSet
+from penstock.training.split import (
+    SPLITS,
+    ColumnSplit,
+    Groups,
+    GroupSplit,
+    TimeCuts,
+    TimeSplit,
+    dealt_groups,
+    found_cuts,
+    keep_cuts,
+    keep_groups,
+)
 
-SPLIT = "split"
+SPLIT, WEIGHT = "split", "weight"
 _ATTEMPTS = 3
 
 
@@ -38,7 +55,8 @@ class Frozen:
     """32 hex digits."""
     inputs: Mapping[str, Mapping[str, Any]]
     """For each input table, its id and version."""
-    cuts: TimeCuts
+    splits: str
+    """How rows were split, for a reader."""
     version: int
     """Of the table of frozen rows."""
     rows: Mapping[str, int]
@@ -47,122 +65,346 @@ class Frozen:
     """Whether anything was written."""
 
 
-def freeze(lake: Lake, spec: TrainingSet) -> Frozen:
-    """Pin the newest versions of the training set's inputs and write its rows.
+def freeze(lake: Lake, spec: TrainingSet, *, versions: Mapping[str, int] | None = None) -> Frozen:
+    """Pin the versions of the training set's inputs and write its rows.
+
+    Parameters
+    ----------
+    versions: of inputs, by table; by default the newest.
 
     Raises
     ------
-    TableNotFound: a view was never materialized.
+    TableNotFound: a view was never materialized, or there is no such version any more.
     FeatureError: there is no labelled row yet, or none falls into the train split.
     """
     for _ in range(_ATTEMPTS - 1):
         try:
-            return _freeze(lake, spec)
+            return _freeze(lake, spec, versions or {})
         except CommitConflict:  # another run froze; what it froze may be the same
             continue
-    return _freeze(lake, spec)
+    return _freeze(lake, spec, versions or {})
 
 
-def _freeze(lake: Lake, spec: TrainingSet) -> Frozen:
-    labels = _labelled(lake, spec)
-    views = [Table(lake, view.table).snapshot() for view in spec.views]
-    inputs = {
-        snapshot.table.name: {"id": snapshot.id, "version": snapshot.version}
-        for snapshot in (labels, *views)
-    }
-    cuts = _cuts(lake, spec, labels)
-    fingerprint = _fingerprint(spec, inputs, cuts)
-    application = f"freeze/{spec.name}"
-    table = Table(lake, spec.table).create(
-        frozen_schema(spec, labels), description=spec.description
-    )
-    note = table.metadata(application)
-    if note.get("fingerprint") == fingerprint:
-        rows = note["rows"]
-        return Frozen(spec.name, fingerprint, inputs, cuts, table.version, rows, is_new=False)
-    rows: dict[str, int] = dict.fromkeys(SPLITS, 0)
-    with Stager(lake, spec.table, table.schema) as stager, sql.connect() as connection:
-        for piece in _rows(connection, spec, labels, views, cuts):
-            stager.write(piece)
-            for counted in piece[SPLIT].value_counts().to_pylist():
-                rows[counted["values"]] += counted["counts"]
-        if not rows["train"]:
-            raise FeatureError(
-                f"{spec.name}: of {stager.rows:,} rows none falls into the train split "
-                f"({cuts.describe()}); more days of data are needed"
+def _freeze(lake: Lake, spec: TrainingSet, versions: Mapping[str, int]) -> Frozen:
+    inputs = _opened(lake, spec, versions)
+    pins = {name: {"id": each.id, "version": each.version} for name, each in inputs.items()}
+    labelled = _labelled(spec, inputs)
+    cuts = _cuts(lake, spec, labelled) if isinstance(spec.split, TimeSplit) else None
+    with tempfile.TemporaryDirectory(prefix="penstock-freeze-") as folder:
+        groups = None
+        joined: Path | None = None
+        if isinstance(spec.split, GroupSplit):
+            groups = Groups(spec.split)
+            if spec.split.stratify is not None:  # known only once rows are joined
+                joined = _joined(lake, spec, inputs, labelled, Path(folder))
+                wanted = [*spec.split.by, spec.split.stratify]
+                rows = pl.scan_ipc(joined).select(dict.fromkeys(wanted)).collect()
+                groups = dealt_groups(lake, spec.name, spec.split, rows)
+        fingerprint = _fingerprint(spec, pins, cuts, groups)
+        schema = frozen_schema(spec, lake, inputs, labelled)
+        table = Table(lake, spec.table).create(schema, description=spec.description)
+        application = f"freeze/{spec.name}"
+        told = _told(spec, cuts, groups)
+        note = table.metadata(application)
+        if note.get("fingerprint") == fingerprint:
+            return Frozen(
+                spec.name, fingerprint, pins, told, table.version, note["rows"], is_new=False
             )
-        if keep_cuts(lake, spec.name, spec.split, cuts) != cuts:
-            raise CommitConflict(f"{spec.name}: another run cut the splits first")
-        staged = stager.finish()
-    note = {"fingerprint": fingerprint, "rows": rows, "inputs": inputs}
+        joined = joined or _joined(lake, spec, inputs, labelled, Path(folder))
+        rows_of: dict[str, int] = dict.fromkeys(SPLITS, 0)
+        with Stager(lake, spec.table, table.schema) as stager:
+            for piece in _split_rows(spec, joined, cuts, groups, schema):
+                stager.write(piece)
+                for counted in piece[SPLIT].value_counts().to_pylist():
+                    rows_of[counted["values"]] += counted["counts"]
+            if not rows_of["train"]:
+                raise FeatureError(
+                    f"{spec.name}: of {stager.rows:,} rows none falls into the train split "
+                    f"({told}); more data is needed"
+                )
+            _keep_splits(lake, spec, cuts, groups)
+            staged = stager.finish()
+    note = {
+        "fingerprint": fingerprint,
+        "rows": rows_of,
+        "inputs": pins,
+        "spec": spec.definition(),
+        "code": __version__,
+    }
     # Every file out, the new ones in: a version holds the rows of one freeze and no others.
     following = Transaction(application, table.transaction(application) + 1)
     done = table.commit(staged, table.files, transaction=following, note=note)
-    return Frozen(spec.name, fingerprint, inputs, cuts, done.version, rows, is_new=True)
+    return Frozen(spec.name, fingerprint, pins, told, done.version, rows_of, is_new=True)
 
 
-def _labelled(lake: Lake, spec: TrainingSet) -> Snapshot:
-    """The label table, which has rows."""
-    labels = Table(lake, spec.labels.table).snapshot_or_none()
-    if labels is None or not labels.files:
-        raise FeatureError(
+def _keep_splits(
+    lake: Lake, spec: TrainingSet, cuts: TimeCuts | None, groups: Groups | None
+) -> None:
+    if cuts is not None:
+        assert isinstance(spec.split, TimeSplit)
+        if keep_cuts(lake, spec.name, spec.split, cuts) != cuts:
+            raise CommitConflict(f"{spec.name}: another run cut the splits first")
+    if groups is not None:
+        keep_groups(lake, spec.name, groups)
+
+
+def _opened(lake: Lake, spec: TrainingSet, versions: Mapping[str, int]) -> dict[str, Snapshot]:
+    found = dict[str, Snapshot]()
+    for name in spec.inputs:
+        table = Table(lake, name)
+        if name == spec.labels.table and name not in versions:
+            snapshot = table.snapshot_or_none()
+            if snapshot is None:
+                raise FeatureError(_unlabelled(spec))
+            found[name] = snapshot
+        else:
+            found[name] = table.snapshot(versions.get(name))
+    return found
+
+
+def _unlabelled(spec: TrainingSet) -> str:
+    if isinstance(spec.labels, Outcome):
+        return (
             f"{spec.name}: {spec.labels.table} has no labelled row yet. A label is known "
             f"{spec.labels.horizon} after its row's time, so more than that of data is needed"
         )
-    return labels
+    return f"{spec.name}: {spec.labels.table} has no label that counts"
 
 
-def _rows(
-    connection: duckdb.DuckDBPyConnection,
-    spec: TrainingSet,
-    labels: Snapshot,
-    views: list[Snapshot],
-    cuts: TimeCuts,
-) -> pa.RecordBatchReader:
-    """The rows in order, streamed for as long as the connection is open."""
-    joined = [
-        JoinedView(
-            name=view.table,
-            data=snapshot.dataset(),
-            keys=view.entity.keys,
-            event_time=TIME,
-            features=tuple(view.feature_names),
-            ttl_us=view.ttl_us,
-        )
-        for view, snapshot in zip(spec.views, views, strict=True)
-    ]
-    connection.register("labels", labels.dataset())
-    query = point_in_time_join(connection, "labels", joined, TIME)
-    keys = ", ".join(f'"{key}"' for key in spec.keys)
-    features = "".join(f', "{name}"::FLOAT AS "{name}"' for name in spec.feature_names)
-    relation = connection.sql(
-        f'SELECT {keys}, "{TIME}", {LABEL}::FLOAT AS {LABEL}{features}, {SPLIT} '
-        f"FROM (SELECT *, {cuts.sql(TIME)} AS {SPLIT} FROM ({query}) WHERE {spec.where}) "
-        f'WHERE {SPLIT} IS NOT NULL ORDER BY "{TIME}", {keys}'
+def _labelled(spec: TrainingSet, inputs: Mapping[str, Snapshot]) -> pl.LazyFrame:
+    """The spine; with its label, unless that is worked out as of each row's time."""
+    labels = spec.labels
+    if spec.spine is None:
+        rows = inputs[labels.table].scan()
+        rows = rows if isinstance(labels, Outcome) else labels.chosen(rows)
+        return rows.select(*labels.entity.keys, TIME, *_others(spec, rows), LABEL)
+    spine = spec.spine.rows(inputs[spec.spine.source].scan())
+    if not isinstance(labels, Outcome):
+        given = labels.chosen(inputs[labels.table].scan())
+        on = [*labels.entity.keys, TIME]
+        return spine.join(given.select(*on, LABEL), on=on, how="inner")
+    highest = [file.highest[labels.event_time] for file in inputs[labels.source].files]
+    last = max((time for time in highest if time is not None), default=None)
+    if last is None:
+        raise FeatureError(_unlabelled(spec))
+    return spine.filter(pl.col(TIME) <= last - timedelta(microseconds=labels.horizon_us))
+
+
+def _others(spec: TrainingSet, rows: pl.LazyFrame) -> list[str]:
+    """Columns of the labels' table that the split looks at."""
+    split, columns = spec.split, rows.collect_schema()
+    asked: list[str] = []
+    if isinstance(split, GroupSplit):
+        asked = [*split.by, *([split.stratify] if split.stratify else [])]
+    elif isinstance(split, ColumnSplit):
+        asked = [split.column]
+    known = {*spec.labels.entity.keys, TIME, LABEL}
+    return [name for name in asked if name in columns and name not in known]
+
+
+def _cuts(lake: Lake, spec: TrainingSet, labelled: pl.LazyFrame) -> TimeCuts:
+    assert isinstance(spec.split, TimeSplit)
+    time = pl.col(TIME).dt.epoch("us")
+    first, last = (
+        labelled.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)
     )
-    return relation.to_arrow_reader(1 << 16)
+    if first is None:
+        raise FeatureError(_unlabelled(spec))
+    from penstock.features.windows import length_us
+
+    asked = length_us(spec.split.embargo) if spec.split.embargo else 0
+    embargo_us = max(asked, spec.labels.horizon_us)
+    return found_cuts(lake, spec.name, spec.split, embargo_us, first, last)
 
 
-def _cuts(lake: Lake, spec: TrainingSet, labels: Snapshot) -> TimeCuts:
-    times = [(file.lowest[TIME], file.highest[TIME]) for file in labels.files]
-    first_us = int(min(low for low, _ in times).timestamp()) * 1_000_000
-    last_us = int(max(high for _, high in times).timestamp()) * 1_000_000
-    return found_cuts(lake, spec.name, spec.split, spec.labels.horizon_us, first_us, last_us)
+def _joined(
+    lake: Lake,
+    spec: TrainingSet,
+    inputs: Mapping[str, Snapshot],
+    labelled: pl.LazyFrame,
+    folder: Path,
+) -> Path:
+    """The kept rows with label, features, weight, in a file of their own."""
+    path = folder / "joined.arrow"
+    writer: pa.RecordBatchFileWriter | None = None
+    try:
+        for batch in _frame(lake, spec, inputs, labelled).batches():
+            table = _kept(spec, batch).to_arrow()
+            writer = writer or pa.ipc.new_file(str(path), table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    return path
 
 
-def _fingerprint(spec: TrainingSet, inputs: Mapping[str, Mapping[str, Any]], cuts: TimeCuts) -> str:
+def _frame(
+    lake: Lake, spec: TrainingSet, inputs: Mapping[str, Snapshot], labelled: pl.LazyFrame
+) -> Any:
+    views = list(spec.views)
+    if spec.spine is not None and isinstance(spec.labels, Outcome):
+        views.insert(0, spec.labels.view())
+    return training_frame(
+        labelled, views, known_at=spec.known_at, event_time=TIME, lake=lake, sources=inputs
+    )
+
+
+def _kept(spec: TrainingSet, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows that the filter and the sample keep, with what is derived and their weights."""
+    for each in spec.derived:
+        rows = rows.with_columns(each.column(rows))
+    where = spec.where
+    assert isinstance(where, Expression)
+    if where.text != "true":
+        rows = rows.filter(where.polars())
+    rows = rows.filter(pl.col(LABEL).is_not_null())
+    share = pl.lit(1.0)
+    if (sample := spec.sample) is not None:
+        share = pl.lit(sample.fraction)
+        for label, of_label in sample.of_label.items():
+            share = pl.when(pl.col(LABEL) == label).then(of_label).otherwise(share)
+        hashed = shares_of(rows.select(*spec.keys, TIME), sample.seed)
+        rows = rows.with_columns(share.cast(pl.Float64).alias("_share")).filter(
+            hashed < pl.col("_share")
+        )
+    if spec.weight is not None:
+        assert isinstance(spec.weight, Expression)
+        rows = rows.with_columns(spec.weight.polars().alias(WEIGHT))
+    elif spec.has_weight:
+        rows = rows.with_columns((1 / pl.col("_share")).alias(WEIGHT))
+    return rows
+
+
+def _split_rows(
+    spec: TrainingSet,
+    joined: Path,
+    cuts: TimeCuts | None,
+    groups: Groups | None,
+    schema: pa.Schema,
+) -> Iterator[pa.Table]:
+    """Rows that are in a split, in order of time and keys."""
+    order = [TIME, *spec.keys, LABEL]
+    by = ", ".join(f'"{name}"' for name in dict.fromkeys(order))
+    with sql.connect() as connection:
+        connection.register("joined", pads.dataset(str(joined), format="ipc"))
+        reader: Any = connection.sql(f"SELECT * FROM joined ORDER BY {by}").to_arrow_reader(1 << 16)
+        for batch in reader:
+            rows = pl.DataFrame(pl.from_arrow(batch))
+            if cuts is not None:
+                rows = rows.with_columns(cuts.of(pl.col(TIME)).alias(SPLIT))
+            elif groups is not None:
+                rows = rows.with_columns(groups.of(rows).alias(SPLIT))
+            else:
+                rows = _by_column(spec, rows)
+            rows = rows.filter(pl.col(SPLIT).is_not_null())
+            if rows.height:
+                yield rows.select(schema.names).to_arrow().cast(schema)
+
+
+def _by_column(spec: TrainingSet, rows: pl.DataFrame) -> pl.DataFrame:
+    assert isinstance(spec.split, ColumnSplit)
+    column = spec.split.column
+    other = rows.filter(pl.col(column).is_not_null() & ~pl.col(column).is_in(SPLITS))
+    if other.height:
+        raise FeatureError(
+            f"{spec.name}: {column} is {other[column][0]!r} in {other.height:,} rows; it may be "
+            f"{', '.join(SPLITS)} or null"
+        )
+    return rows.with_columns(pl.col(column).cast(pl.String).alias(SPLIT))
+
+
+def _told(spec: TrainingSet, cuts: TimeCuts | None, groups: Groups | None) -> str:
+    if cuts is not None:
+        return cuts.describe()
+    if groups is not None:
+        return groups.describe()
+    assert isinstance(spec.split, ColumnSplit)
+    return f"as {spec.split.column} says"
+
+
+def _fingerprint(
+    spec: TrainingSet,
+    pins: Mapping[str, Mapping[str, Any]],
+    cuts: TimeCuts | None,
+    groups: Groups | None,
+) -> str:
     parts = {
-        "inputs": inputs,
-        "spec": asdict(spec),
-        "cuts": asdict(cuts),
+        "inputs": pins,
+        "spec": spec.definition(),
+        "cuts": None if cuts is None else asdict(cuts),
+        "groups": groups.fingerprint() if groups is not None else "",
         "code": __version__,
     }
     return xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True).encode())
 
 
-def frozen_schema(spec: TrainingSet, labels: Snapshot) -> pa.Schema:
-    """Columns of the frozen rows."""
-    keys = [labels.schema.field(key) for key in spec.keys]
-    features = [pa.field(name, pa.float32()) for name in spec.feature_names]
-    time, label = pa.field(TIME, pa.timestamp("us", "UTC")), pa.field(LABEL, pa.float32())
-    return pa.schema([*keys, time, label, *features, pa.field(SPLIT, pa.string())])
+def frozen_schema(
+    spec: TrainingSet, lake: Lake, inputs: Mapping[str, Snapshot], labelled: pl.LazyFrame
+) -> pa.Schema:
+    """Columns of the frozen rows: numbers as float32, other features as they are."""
+    nothing = labelled.clear().collect()
+    rows = _kept(spec, _frame(lake, spec, inputs, nothing.lazy()).collect())
+    for name in spec.keys:
+        if name not in rows.columns:
+            raise FeatureError(f"{spec.name}: its rows have no column {name} to split them by")
+    kinds = dict(rows.schema)
+    empty = rows.to_arrow().schema
+
+    def stored(name: str) -> pa.DataType:
+        kind = kinds[name]
+        if kind.is_numeric() or kind == pl.Boolean or kind == pl.Null:
+            return pa.float32()
+        if kind.is_nested() or kind.is_temporal():
+            raise FeatureError(
+                f"{spec.name}: {name} is {kind}, which is no number or text; derive one from it"
+            )
+        return pa.string()
+
+    keys = [
+        pa.field(name, pa.string() if kinds[name] == pl.String else empty.field(name).type)
+        for name in spec.keys
+    ]
+    columns = [pa.field(name, stored(name)) for name in spec.feature_names]
+    weight = [pa.field(WEIGHT, pa.float32())] if spec.has_weight else []
+    return pa.schema(
+        [
+            *keys,
+            pa.field(TIME, pa.timestamp("us", "UTC")),
+            pa.field(LABEL, stored(LABEL)),
+            *columns,
+            *weight,
+            pa.field(SPLIT, pa.string()),
+        ]
+    )
+
+
+def rebuild(lake: Lake, spec: TrainingSet, inputs: Mapping[str, Mapping[str, Any]]) -> Frozen:
+    """Freeze a training set again as of the versions that an earlier freeze pinned.
+
+    Parameters
+    ----------
+    inputs: as a manifest or a `Frozen` has them.
+
+    Raises
+    ------
+    TableNotFound: a version is no longer to be had; says which.
+    """
+    versions = dict[str, int]()
+    for name, pin in inputs.items():
+        versions[name] = int(pin["version"])
+        _check_whole(lake, name, versions[name])
+    return freeze(lake, spec, versions=versions)
+
+
+def _check_whole(lake: Lake, name: str, version: int) -> None:
+    """Whether every data file of a version is still there."""
+    table = Table(lake, name)
+    snapshot = table.snapshot(version)
+    present = {entry.key for entry in lake.objects.list(table.key)}
+    gone = [file.path for file in snapshot.files if f"{table.key}/{file.path}" not in present]
+    if gone:
+        raise TableNotFound(
+            f"{name} version {version}: vacuum has taken {len(gone):,} of its "
+            f"{len(snapshot.files):,} files ({gone[0]}, ...), so it can't be rebuilt; "
+            "`penstock upkeep` keeps versions that a dataset pins"
+        )

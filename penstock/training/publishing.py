@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
+from penstock._version import __version__
 from penstock.errors import FeatureError
-from penstock.features.daily import TIME
-from penstock.labels.outcome import LABEL
+from penstock.labels import LABEL
 from penstock.lake import Lake, dataset_key
 from penstock.quality import inspect
 from penstock.shards import Manifest, Packing, move_tag, open_manifest, write_dataset
 from penstock.shards.manifest import MANIFEST
 from penstock.shards.tags import LATEST
 from penstock.tables import Snapshot, Table
-from penstock.training.freezing import SPLIT, Frozen
-from penstock.training.spec import TrainingSet
-from penstock.training.split import SPLITS
+from penstock.training.freezing import SPLIT, WEIGHT, Frozen
+from penstock.training.spec import TIME, TrainingSet
+from penstock.training.split import SPLITS, GroupSplit
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def publish(lake: Lake, spec: TrainingSet, frozen: Frozen, *, tag: str = LATEST)
                 "else wrote to the table. Freeze again"
             )
         # Columns that the spec no longer has are still in the table, and no part of this dataset.
-        wanted = {*spec.keys, TIME, LABEL, *spec.feature_names}
+        wanted = {*spec.keys, TIME, LABEL, *spec.feature_names, WEIGHT}
         schema = pa.schema([field for field in snapshot.schema if field.name in wanted])
         manifest = write_dataset(
             lake,
@@ -60,12 +60,14 @@ def publish(lake: Lake, spec: TrainingSet, frozen: Frozen, *, tag: str = LATEST)
             frozen.fingerprint,
             {split: _rows(snapshot, split, schema) for split in SPLITS if frozen.rows.get(split)},
             schema,
-            Packing(tuple(spec.feature_names)),
+            Packing(tuple(_numbers(spec, snapshot))),
             inputs=frozen.inputs,
             details={
                 "description": spec.description,
                 "owner": spec.owner,
-                "cuts": asdict(frozen.cuts),
+                "split": frozen.splits,
+                "spec": spec.definition(),
+                "code": __version__,
                 "training_set_version": frozen.version,
                 "warnings": _warnings(spec, snapshot),
             },
@@ -78,11 +80,23 @@ def publish(lake: Lake, spec: TrainingSet, frozen: Frozen, *, tag: str = LATEST)
 
 def _warnings(spec: TrainingSet, snapshot: Snapshot) -> list[dict[str, Any]]:
     """What is suspicious about the frozen rows; the manifest keeps it."""
-    features = list(spec.feature_names)
-    found = inspect(snapshot.scan(), features=features, label=LABEL, split=SPLIT)
+    split = spec.split
+    found = inspect(
+        snapshot.scan(),
+        features=_numbers(spec, snapshot),
+        label=LABEL,
+        split=SPLIT,
+        groups=split.by if isinstance(split, GroupSplit) else (),
+    )
     for each in found:
         log.warning("%s: %s", spec.name, each.message)
     return [each.to_json() for each in found]
+
+
+def _numbers(spec: TrainingSet, snapshot: Snapshot) -> list[str]:
+    """The features that are packed; texts stay columns of their own."""
+    kinds = snapshot.schema
+    return [name for name in spec.feature_names if kinds.field(name).type == pa.float32()]
 
 
 def _rows(snapshot: Snapshot, split: str, schema: pa.Schema) -> Iterator[pa.Table]:

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import Entity, FeatureView, Lake, Outcome, Table
-from penstock.errors import FeatureError
 from penstock.features import Count, DailyTable, Max, Mean, Min, Sum, materialize, stale_days
 from penstock.tables import Stager
 
@@ -233,11 +232,6 @@ def test_a_changed_definition_makes_every_day_stale(lake: Lake) -> None:
     )
 
     assert len(stale_days(lake, changed.daily())) == 5
-
-
-def test_a_window_that_is_no_number_of_days_is_refused() -> None:
-    with pytest.raises(FeatureError, match="'36h' is no length of a window"):
-        Sum("x", ("36h",), "total").columns()
 
 
 def test_days_of_events_that_are_all_gone_lose_their_rows(lake: Lake) -> None:

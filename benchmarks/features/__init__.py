@@ -1,0 +1,1 @@
+"""Joins and windows beside feature stores and joins by hand."""

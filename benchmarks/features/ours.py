@@ -1,0 +1,83 @@
+"""Penstock's part: python -m benchmarks.features.ours WORK FOLDER OUT."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import polars as pl
+
+from benchmarks.features.data import FEATURES, TABLES, TTL_DAYS
+from penstock.features import (
+    Count,
+    Entity,
+    FeatureView,
+    Max,
+    Mean,
+    Min,
+    Std,
+    Sum,
+    training_frame,
+)
+
+_ENTITY = Entity("thing", ("entity",))
+OVER = ("1d", "7d", "28d", "90d", "365d")
+
+
+def views(tables: int = TABLES, features: int = FEATURES) -> list[FeatureView]:
+    """A view a table."""
+    return [
+        FeatureView(
+            table=f"bench/view{n}",
+            entity=_ENTITY,
+            source=f"bench/table{n}",
+            event_time="event_timestamp",
+            created_time="created",
+            ttl=f"{TTL_DAYS}d",
+            features=tuple(f"t{n}_f{i}" for i in range(features)),
+        )
+        for n in range(tables)
+    ]
+
+
+WINDOWS = FeatureView(
+    table="bench/windows",
+    entity=_ENTITY,
+    source="bench/events",
+    event_time="at",
+    features=(
+        Sum("x", OVER, "sum"),
+        Count(OVER, "count"),
+        Mean("x", OVER, "mean"),
+        Min("x", OVER, "min"),
+        Max("x", OVER, "max"),
+        Std("x", OVER, "std"),
+    ),
+)
+
+
+def main(work: str, folder: Path, out: Path) -> None:
+    """Read, join, write."""
+    spine = pl.scan_parquet(folder / "spine.parquet")
+    if work == "windows":
+        views_, sources = [WINDOWS], {"bench/events": pl.scan_parquet(folder / "events.parquet")}
+    else:
+        found = sorted(folder.glob("table*.parquet"))
+        width = len(pl.scan_parquet(found[0]).collect_schema()) - 3
+        views_ = views(len(found), width)
+        sources = {
+            f"bench/table{n}": pl.scan_parquet(folder / f"table{n}.parquet")
+            for n in range(len(found))
+        }
+    frame = training_frame(
+        spine,
+        views_,
+        known_at="event" if work == "event" else "created",
+        event_time="event_timestamp",
+        sources=sources,
+    )
+    frame.write_parquet(out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,250 @@
+"""A view's rows in order of entity and time, and where each spine row's time falls among them.
+
+(entity, time) is packed into one int64 that sorts as the pair does, so that to sort is one sort of
+integers, and to find the rows known by a time one binary search. Everything is arrays: no row is
+touched alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+class Entities:
+    """The entities of a spine, numbered from 0.
+
+    Parameters
+    ----------
+    keys: the spine's key columns; a row with a null among them is of no entity (-1).
+
+    Attributes
+    ----------
+    count: numbers are below it.
+    of_spine: (rows,) the entity of each row of the spine.
+    """
+
+    def __init__(self, keys: pl.DataFrame) -> None:
+        self._names = keys.columns
+        self._first: int | None = None
+        self._numbers: pl.DataFrame | None = None
+        (kind, *more) = keys.dtypes
+        column = keys.to_series(0)
+        low, high = (column.min(), column.max()) if kind.is_integer() and not more else (None, None)
+        if isinstance(low, int) and isinstance(high, int) and _is_dense(low, high, keys.height):
+            self._first, self.count = low, high - low + 1  # a number is its own place
+        else:
+            known = keys.unique().drop_nulls().sort(keys.columns)
+            self._numbers = known.with_row_index("_entity")
+            self.count = known.height
+        self.of_spine = self.numbered(keys)
+
+    def names(self, numbers: Ints) -> pl.DataFrame:
+        """The keys of entities by their numbers, which sort as the keys do."""
+        if self._numbers is None:
+            return pl.DataFrame({self._names[0]: numbers + (self._first or 0)})
+        return self._numbers.drop("_entity")[numbers]
+
+    def numbered(self, keys: pl.DataFrame) -> Ints:
+        """(rows,) the entity of each row; -1 where it is none of the spine's."""
+        if self._numbers is None:
+            first = self._first or 0
+            number = keys.to_series(0).cast(pl.Int64) - first
+            inside = number.is_between(0, self.count - 1)
+            return number.set(~inside, -1).fill_null(-1).to_numpy()
+        found = keys.join(self._numbers, on=self._names, how="left", maintain_order="left")
+        return found["_entity"].cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def _is_dense(low: int, high: int, rows: int) -> bool:
+    return high - low < 4 * rows + 1_000_000 and abs(low) < 1 << 62
+
+
+class Packing:
+    """Makes one int64 of an entity's number and a time.
+
+    Times before all of `times` pack as 0 of the entity, those after them as the last: for binary
+    searches among `times` that is all that matters. Where numbers and times together are too wide
+    for 63 bits, times are ranked instead.
+    """
+
+    def __init__(self, times: Ints, entities: int) -> None:
+        self._first = int(times.min()) if len(times) else 0
+        last = int(times.max()) if len(times) else 0
+        self._ranked: Ints | None = None
+        self._width = last - self._first + 2
+        if self._width * (entities + 1) >= 1 << 62:
+            self._ranked = np.unique(times)
+            self._width = len(self._ranked) + 1
+
+    def pack(self, entities: Ints, times: Ints) -> Ints:
+        """(rows,) int64."""
+        if self._ranked is not None:
+            place = np.searchsorted(self._ranked, times, "right")
+        else:
+            place = np.clip(times, self._first - 1, self._first + self._width - 2)
+            place -= self._first - 1
+        return entities * self._width + place
+
+
+@dataclass(frozen=True, slots=True)
+class SpineRows:
+    """A spine's rows in order of entity and time."""
+
+    entity: Ints
+    time: Ints
+    place: Ints
+    """Of each in the spine."""
+
+    @classmethod
+    def of(cls, entities: Entities, time: Ints) -> SpineRows:
+        """Sorted, which makes searches many times as fast."""
+        entity = entities.of_spine
+        packed = Packing(time, entities.count).pack(entity, time)
+        place = np.argsort(packed)
+        return cls(entity[place], time[place], place)
+
+
+class Events:
+    """A view's rows in order of entity, event time, created time and values.
+
+    Parameters
+    ----------
+    entity: (rows,) each row's entity; below 0 where it is none of the spine's.
+    entities: how many the spine has.
+    event, created: (rows,) times in one unit.
+    ties: columns by which rows alike in everything else are ordered, so that it is no matter in
+        which order files came.
+    waits: whether a row counts from its created time on only.
+    """
+
+    def __init__(
+        self,
+        entity: Ints,
+        entities: int,
+        event: Ints,
+        created: Ints | None,
+        ties: pl.DataFrame,
+        *,
+        waits: bool,
+    ) -> None:
+        rows: Ints | None = None
+        if len(entity) and int(entity.min()) < 0:
+            rows = np.flatnonzero(entity >= 0)
+            entity, event = entity[rows], event[rows]
+            created = None if created is None else created[rows]
+        self._entities = entities
+        self._packing = Packing(event, self._entities)
+        packed = self._packing.pack(entity, event)
+        order: Ints | None = None
+        if len(packed) and not bool((packed[1:] >= packed[:-1]).all()):
+            order = np.argsort(packed)
+            packed = packed[order]
+        order = _settled(order, packed, rows, created, ties)
+        self.packed = packed
+        self.event = _taken(event, order)
+        self.entity = _taken(entity, order)
+        self.row = _row_numbers(rows, order, len(packed))
+        """Where each lay in the view."""
+        self.known: Ints | None = None
+        """The time from which each counts; None where that is its event time."""
+        if waits and created is not None:
+            self.known = np.maximum(self.event, _taken(created, order))
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def before(self, spine: SpineRows, times: Ints) -> Ints:
+        """How many events, of all, come before or at the time of each spine row's entity."""
+        found = np.searchsorted(self.packed, self._packing.pack(spine.entity, times), "right")
+        return np.where(spine.entity < 0, 0, found)
+
+    @cached_property
+    def _known_packing(self) -> Packing:
+        assert self.known is not None
+        return Packing(self.known, self._entities)
+
+    @cached_property
+    def _packed_known(self) -> Ints:
+        assert self.known is not None
+        return self._known_packing.pack(self.entity, self.known)
+
+    @cached_property
+    def _all_known(self) -> Ints:
+        """Up to each event, by when all of its entity's events until then were known."""
+        return np.maximum.accumulate(self._packed_known)
+
+    def wholly_known(self, spine: SpineRows) -> Ints:
+        """How many events, of all, come before the entity's first that was not known by its time.
+
+        Nothing before it is hidden; some that come after it may be known.
+        """
+        wanted = self._known_packing.pack(spine.entity, spine.time)
+        return np.where(spine.entity < 0, 0, np.searchsorted(self._all_known, wanted, "right"))
+
+    def newest(self, spine: SpineRows) -> Ints:
+        """The place here of the newest event known by each spine row's time; -1 for none.
+
+        With created times: in order of the time from which events are known, the furthest place
+        reached so far is the newest known (a running maximum).
+        """
+        if self.known is None:
+            found = self.before(spine, spine.time) - 1
+        else:
+            by_known = np.argsort(self._packed_known)
+            reached = np.maximum.accumulate(by_known)
+            wanted = self._known_packing.pack(spine.entity, spine.time)
+            last = np.searchsorted(self._packed_known[by_known], wanted, "right") - 1
+            found = np.where(last < 0, -1, reached[last]) if len(self) else last
+        if not len(self):
+            return np.full(len(spine.entity), -1, np.int64)
+        is_own = (found >= 0) & (spine.entity >= 0) & (self.entity[found] == spine.entity)
+        return np.where(is_own, found, -1)
+
+
+def _settled(
+    order: Ints | None, packed: Ints, rows: Ints | None, created: Ints | None, ties: pl.DataFrame
+) -> Ints | None:
+    """The order with rows of one entity and event time ordered among themselves."""
+    same = packed[1:] == packed[:-1]
+    if not same.any():
+        return order
+    tied = np.zeros(len(packed), bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    places = np.flatnonzero(tied)
+    if order is None:
+        order = np.arange(len(packed))
+    chosen = order[places]
+    by = {"_packed": packed[places]}
+    if created is not None:
+        by["_created"] = created[chosen]
+    values = ties[chosen if rows is None else rows[chosen]]
+    sorted_by = pl.DataFrame(by).hstack(values)
+    index = sorted_by.select(pl.arg_sort_by(sorted_by.columns)).to_series().to_numpy()
+    order = order.copy()
+    order[places] = chosen[index]
+    return order
+
+
+def _taken(values: Ints, order: Ints | None) -> Ints:
+    return values if order is None else values[order]
+
+
+def _row_numbers(rows: Ints | None, order: Ints | None, count: int) -> Ints:
+    if rows is None:
+        return np.arange(count) if order is None else order
+    return rows if order is None else rows[order]
+
+
+def sortable(frame: pl.DataFrame) -> pl.DataFrame:
+    """The columns that rows can be ordered by."""
+    fit: Sequence[str] = [name for name, kind in frame.schema.items() if not kind.is_nested()]
+    return frame.select(fit)

@@ -1,0 +1,383 @@
+"""Training frames: a spine with the features of views, as of each row's own time.
+
+Nothing is read until rows are asked for. What fits the memory given is joined at once; else spine
+and views are parted by entity on this machine's disk and joined part after part.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from penstock.errors import FeatureError
+from penstock.features.events import Ints
+from penstock.features.join import Joined, KnownAt, Prepared, join_views
+from penstock.features.preparing import ROW, TIME, Plan, counted_rows, plan
+from penstock.features.spilling import BATCH, STRETCH, InOrder, Parted
+from penstock.features.view import FeatureView
+from penstock.lake import Lake
+from penstock.tables import Snapshot, Table
+
+if TYPE_CHECKING:
+    from penstock.features.explaining import Explanation
+
+Frame = pl.DataFrame | pl.LazyFrame | pa.Table
+MEMORY_BYTES = int(os.environ.get("PENSTOCK_JOIN_MEMORY_BYTES", str(1 << 30)))
+_PER_VALUE = 12
+"""Bytes of memory that a value of a view or a feature of a row costs while it is joined."""
+
+
+def training_frame(
+    spine: str | Frame,
+    views: Sequence[FeatureView],
+    *,
+    known_at: KnownAt = "created",
+    event_time: str = "event_time",
+    lake: Lake | None = None,
+    sources: Mapping[str, Frame | Snapshot] | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+) -> TrainingFrame:
+    """A spine with the features of views, each as of the row's own time.
+
+    Parameters
+    ----------
+    spine: rows with the entities' keys and a time, or the name of a table of the lake. Each comes
+        back once, in its order, whatever is joined to it.
+    known_at: `created`: rows of views that have a created time count from then on; `event`: from
+        their event time on, as if nothing were ever late.
+    event_time: the spine's column of times.
+    lake: where the views' sources and a spine named are; by default that of `Lake()`.
+    sources: rows of sources by name, in place of the lake's tables: frames, or pinned snapshots.
+    memory_bytes: about what a join may hold beside its inputs' own reading; more is parted on disk.
+
+    Raises
+    ------
+    FeatureError: a key, time or column is missing or of a type that can't be compared, or two
+        features share a name; before any row is read.
+    TableNotFound: the lake has no such table.
+    """
+    if known_at not in ("event", "created"):
+        raise FeatureError(f"known_at={known_at!r}: it is 'created' or 'event'")
+    given = dict(sources or {})
+    opened = _Opened(lake)
+    name = spine if isinstance(spine, str) else "the spine"
+    rows = opened.rows(spine, given) if isinstance(spine, str) else _lazy(spine)
+    scans = [(view, opened.rows(view.source, given)) for view in views]
+    found = plan(rows, event_time, scans, spine_name=name)
+    return TrainingFrame(
+        spine=rows,
+        name=name,
+        event_time=event_time,
+        views=tuple(views),
+        scans={view.table: scan for view, scan in scans},
+        versions=opened.versions,
+        joins=found,
+        known_at=known_at,
+        memory_bytes=memory_bytes,
+    )
+
+
+class _Opened:
+    """Sources by name, each opened once."""
+
+    def __init__(self, lake: Lake | None) -> None:
+        self._lake = lake
+        self._rows = dict[str, pl.LazyFrame]()
+        self.versions = dict[str, int]()
+
+    def rows(self, name: str, given: Mapping[str, Frame | Snapshot]) -> pl.LazyFrame:
+        if name not in self._rows:
+            source = given.get(name)
+            if source is None:
+                self._lake = self._lake or Lake()
+                source = Table(self._lake, name).snapshot()
+            if isinstance(source, Snapshot):
+                self.versions[name] = source.version
+                source = source.scan()
+            self._rows[name] = _lazy(source)
+        return self._rows[name]
+
+
+def _lazy(frame: Frame) -> pl.LazyFrame:
+    if isinstance(frame, pa.Table):
+        frame = pl.DataFrame(pl.from_arrow(frame))
+    return frame.lazy()
+
+
+@dataclass
+class TrainingFrame:
+    """A spine with features: read it with `collect`, `batches` or `write_parquet`."""
+
+    spine: pl.LazyFrame
+    name: str
+    event_time: str
+    views: tuple[FeatureView, ...]
+    scans: Mapping[str, pl.LazyFrame]
+    """Rows of each view's source, by the view's name."""
+    versions: Mapping[str, int]
+    """Of the tables that it reads."""
+    joins: Plan
+    known_at: KnownAt
+    memory_bytes: int
+
+    def __post_init__(self) -> None:
+        self._report: list[Joined] | None = None
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Every feature, in the order of the views."""
+        return [name for view in self.views for name in view.feature_names]
+
+    @property
+    def report(self) -> list[Joined]:
+        """What each view's join came to, once rows were read.
+
+        Raises
+        ------
+        FeatureError: none were read yet.
+        """
+        if self._report is None:
+            raise FeatureError("the report tells of rows that were read; collect them first")
+        return self._report
+
+    def collect(self) -> pl.DataFrame:
+        """All rows, in the spine's order."""
+        return pl.concat(self.batches(), rechunk=False)
+
+    def write_parquet(self, path: str | Path) -> int:
+        """Write all rows to a file; how many. The file is there when it is whole."""
+        import pyarrow.parquet as pq
+
+        whole, part = Path(path), Path(f"{path}.part")
+        rows, writer = 0, None
+        try:
+            for batch in self.batches():
+                table = batch.to_arrow()
+                writer = writer or pq.ParquetWriter(str(part), table.schema, compression="zstd")
+                writer.write_table(table)
+                rows += batch.height
+            if writer is not None:
+                writer.close()
+                part.replace(whole)
+        finally:
+            if writer is not None:
+                writer.close()
+            part.unlink(missing_ok=True)
+        return rows
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """The rows in the spine's order; a few at a time where they are parted on disk.
+
+        Raises
+        ------
+        FeatureError: a row of the spine has no time.
+        """
+        self._report = []
+        sizes = _Sizes.of(self)
+        if sizes.parts == 1:
+            yield self._at_once()
+            return
+        with tempfile.TemporaryDirectory(prefix="penstock-join-") as folder:
+            yield from self._in_parts(Path(folder), sizes)
+
+    def explain_row(self, row: int) -> Explanation:
+        """Which rows of the sources gave one row its values, and why no newer ones did.
+
+        Parameters
+        ----------
+        row: its place in the spine, from 0.
+        """
+        from penstock.features.explaining import explain
+
+        return explain(self, row)
+
+    def _at_once(self) -> pl.DataFrame:
+        spine = self.spine.collect()
+        wanted = spine.select(self.joins.spine_columns)
+        self._check_times(wanted[TIME], 0)
+        columns = dict[str, pl.Series]()
+        for keys, group in self.joins.groups:
+            time = wanted[TIME].to_numpy()
+            rows = [(each, _bounded(each, time, self.joins.unit_us).collect) for each in group]
+            found, reports = join_views(
+                wanted.select(keys), time, rows, self.known_at, self.joins.unit_us
+            )
+            columns |= {series.name: series for series in found}
+            self._told(reports)
+        return self._finished(spine, columns)
+
+    def _finished(self, spine: pl.DataFrame, columns: Mapping[str, pl.Series]) -> pl.DataFrame:
+        """The features beside the spine, and those that are derived from both."""
+        whole = spine.hstack(list(columns.values())) if columns else spine
+        for view in self.views:
+            if view.derived:
+                plain = (
+                    whole.rename(
+                        {n: n[len(view.prefix) :] for n in view.feature_names if n in whole.columns}
+                    )
+                    if view.prefix
+                    else whole
+                )
+                for each in view.derived:
+                    made = each.column(plain)
+                    plain = plain.with_columns(made)
+                    whole = whole.with_columns(made.alias(view.prefix + each.name))
+        return whole.select([*spine.columns, *self.feature_names])
+
+    def _told(self, reports: Sequence[Joined]) -> None:
+        assert self._report is not None
+        for report in reports:
+            for known in self._report:
+                if known.view == report.view:
+                    known.add(report)
+                    break
+            else:
+                self._report.append(report)
+
+    def _check_times(self, times: pl.Series, first: int) -> None:
+        if nulls := times.null_count():
+            row = first + int(times.is_null().arg_max() or 0)
+            raise FeatureError(
+                f"{self.name}: {nulls:,} rows have no {self.event_time} (the first is row "
+                f"{row:,}); without a time nothing is known of what was known: leave them out "
+                "first"
+            )
+
+    def _in_parts(self, folder: Path, sizes: _Sizes) -> Iterator[pl.DataFrame]:
+        # Read once: a query may give its rows in another order when it is asked again.
+        self.spine.sink_ipc(folder / "spine.arrow", compression="uncompressed", maintain_order=True)
+        kept = pl.scan_ipc(folder / "spine.arrow")
+        outputs = [
+            self._parted_join(folder / str(number), kept, keys, group, sizes.parts)
+            for number, (keys, group) in enumerate(self.joins.groups)
+        ]
+        stretches = [output.stretches() for output in outputs]
+        for spine in _in_stretches(kept):
+            columns = dict[str, pl.Series]()
+            for found in stretches:
+                columns |= {series.name: series for series in next(found)}
+            yield self._finished(spine, columns)
+
+    def _parted_join(
+        self,
+        folder: Path,
+        spine: pl.LazyFrame,
+        keys: tuple[str, ...],
+        group: Sequence[Prepared],
+        parts: int,
+    ) -> InOrder:
+        folder.mkdir()
+        wanted = spine.select(self.joins.spine_columns).select(*keys, TIME)
+        low, high = self._part_spine(folder, wanted, keys, parts)
+        parted = list[Parted]()
+        for number, prepared in enumerate(group):
+            bounded = _bounded(prepared, np.array([low, high]), self.joins.unit_us)
+            with Parted(folder, f"view-{number}", keys, parts) as writer:
+                writer.write(bounded.collect_batches(chunk_size=BATCH))
+            parted.append(writer)
+        output = InOrder(folder, "features", counted_rows(spine))
+        parted_spine = Parted(folder, "spine", keys, parts)
+        for part in range(parts):
+            rows = parted_spine.take(part)
+            if rows is None or not rows.height:
+                continue
+            found, reports = join_views(
+                rows.select(keys),
+                rows[TIME].to_numpy(),
+                [
+                    (prepared, partial(_taken, each, part, prepared))
+                    for prepared, each in zip(group, parted, strict=True)
+                ],
+                self.known_at,
+                self.joins.unit_us,
+            )
+            self._told(reports)
+            output.write(found, rows[ROW].to_numpy())
+        return output
+
+    def _part_spine(
+        self, folder: Path, wanted: pl.LazyFrame, keys: tuple[str, ...], parts: int
+    ) -> tuple[int, int]:
+        """Part the spine's keys and times; the first and the last time."""
+        times = list[int]()
+
+        def numbered() -> Iterator[pl.DataFrame]:
+            first = 0
+            for batch in wanted.collect_batches(chunk_size=BATCH, maintain_order=True):
+                self._check_times(batch[TIME], first)
+                found = batch[TIME].to_numpy()
+                if len(found):
+                    times.extend((int(found.min()), int(found.max())))
+                yield batch.with_columns(pl.Series(ROW, np.arange(first, first + batch.height)))
+                first += batch.height
+
+        with Parted(folder, "spine", keys, parts) as writer:
+            writer.write(numbered())
+        return min(times), max(times)
+
+
+def _taken(parted: Parted, part: int, prepared: Prepared) -> pl.DataFrame:
+    rows = parted.take(part)
+    return rows if rows is not None else prepared.rows.clear().collect()
+
+
+def _in_stretches(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """Rows in order, `STRETCH` at a time."""
+    held = list[pl.DataFrame]()
+    count = 0
+    for batch in rows.collect_batches(chunk_size=STRETCH, maintain_order=True):
+        rest = batch
+        while rest.height:
+            piece = rest.head(STRETCH - count)
+            rest = rest.slice(piece.height)
+            held.append(piece)
+            count += piece.height
+            if count == STRETCH:
+                yield pl.concat(held)
+                held, count = [], 0
+    if held:
+        yield pl.concat(held)
+
+
+def _bounded(prepared: Prepared, times: Ints, unit_us: float) -> pl.LazyFrame:
+    """The rows that can matter to spine rows of these times."""
+    from penstock.features.join import EVENT
+
+    if not len(times):
+        return prepared.rows.clear()
+    view = prepared.view
+    low, high = int(times.min()), int(times.max())
+    ahead = max([0, *(-window.lag_us for window in view.windows)])
+    kept = pl.col(EVENT) <= high + round(ahead / unit_us)
+    if not view.values or view.ttl_us is not None:
+        reach = max([view.ttl_us or 0, *(window.reach_us for window in view.windows)])
+        kept &= pl.col(EVENT) >= low - round(reach / unit_us)
+    return prepared.rows.filter(kept)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """How large a join is."""
+
+    parts: int
+
+    @classmethod
+    def of(cls, frame: TrainingFrame) -> _Sizes:
+        spine = counted_rows(frame.spine)
+        values = 0
+        for _, group in frame.joins.groups:
+            for prepared in group:
+                view = prepared.view
+                width = len(prepared.rows.collect_schema())
+                values += counted_rows(frame.scans[view.table]) * width
+                values += spine * (len(view.feature_names) + 3)
+        return cls(max(1, -(-values * _PER_VALUE // frame.memory_bytes)))
