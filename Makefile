@@ -11,7 +11,7 @@ PLACE = $(if $(RAW),--raw "$(RAW)") $(if $(LAKE),--lake "$(LAKE)")
 export AWS_EC2_METADATA_DISABLED ?= true
 export DAGSTER_DISABLE_TELEMETRY = yes
 
-.PHONY: help setup demo ui test test-fast lint lock bench-feed bench-ingest bench-quality soak wheel clean
+.PHONY: help setup demo ui test test-fast lint lock bench-feed bench-ingest bench-quality bench-features soak wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -53,6 +53,9 @@ bench-ingest: setup  ## ingest beside scripts by hand and dlt, where installed (
 
 bench-quality: setup  ## expectations beside polars by hand, Great Expectations and pandera (docs/benchmarks.md)
 	$(BIN)/python -m benchmarks.quality $(ARGS)
+
+bench-features: setup  ## joins and windows beside Feast, DuckDB and polars by hand (docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.features $(ARGS)
 
 soak: setup  ## ingest killed 200 times at random and at every step, for each of two seeds (ARGS="--s3 s3://...")
 	$(BIN)/python -m tests.ingest.storm $(ARGS)

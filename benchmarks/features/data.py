@@ -85,3 +85,33 @@ def write_events(
 
 def _times(seconds: np.ndarray) -> pl.Series:
     return pl.Series(seconds * 1_000_000 + START_US).cast(pl.Datetime("us", "UTC"))
+
+
+def write_wide(folder: Path, *, rows: int, views: int = 10, features: int = 100) -> None:
+    """A spine, and views of many features, two rows an entity."""
+    write_join(
+        folder,
+        spine_rows=rows,
+        table_rows=2 * rows,
+        entities=rows,
+        tables=views,
+        features=features,
+    )
+
+
+def write_clustered(source: Path, folder: Path) -> None:
+    """The tables of `source` as Penstock writes them: in a lake, in order of entity and time."""
+    if (folder / "done").exists():
+        return
+    from penstock import Lake, Table
+    from penstock.tables import append, optimize
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spine.parquet").write_bytes((source / "spine.parquet").read_bytes())
+    lake = Lake(folder / "lake")
+    for path in sorted(source.glob("table*.parquet")):
+        (folder / path.name).write_bytes(path.read_bytes())
+        rows = pl.read_parquet(path)
+        append(Table(lake, f"bench/{path.stem}"), rows.to_arrow())
+        optimize(Table(lake, f"bench/{path.stem}"), sort_by=["entity", "event_timestamp"])
+    (folder / "done").touch()

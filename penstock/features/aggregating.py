@@ -60,6 +60,7 @@ class _Bounds:
     def __init__(self, events: Events, spine: SpineRows, unit_us: float) -> None:
         self.events, self._spine, self._unit_us = events, spine, unit_us
         self._found = dict[tuple[int, int, int], _Range]()
+        self._ends = dict[tuple[int, int], tuple[Ints, Ints]]()
 
     def of(self, window: Window) -> _Range:
         about = (window.length_us, window.every_us, window.lag_us)
@@ -69,9 +70,11 @@ class _Bounds:
 
     def _between(self, length: int, every: int, lag: int) -> _Range:
         events, spine = self.events, self._spine
-        end = spine.time // every * every if every else spine.time
-        end = end - lag
-        low, high = events.before(spine, end - length), events.before(spine, end)
+        if (every, lag) not in self._ends:
+            end = (spine.time // every * every if every else spine.time) - lag
+            self._ends[every, lag] = end, events.before(spine, end)
+        end, high = self._ends[every, lag]
+        low = events.before(spine, end - length)
         if events.known is None:
             return _Range(low, high, None, spine.time)
         # From `sure` on some are hidden. If all are, the window ends there; if it is mixed, its
@@ -219,7 +222,7 @@ def _computed(window: Window, stream: _Stream, bounds: _Bounds) -> pl.Series:
         listed = np.arange(len(low))
     elif range_.is_mixed is not None:
         listed = np.flatnonzero(range_.is_mixed)
-    if listed is None or not len(listed):
+    if listed is None or (not len(listed) and window.function not in _SEES_ALL):
         return _FAST[window.function](stream, low, high)
     known = bounds.events.known if range_.is_mixed is not None else None
     pieces = [

@@ -72,25 +72,37 @@ class Packing:
 
     Times before all of `times` pack as 0 of the entity, those after them as the last: for binary
     searches among `times` that is all that matters. Where numbers and times together are too wide
-    for 63 bits, times are ranked instead.
+    for 63 bits, times are counted in the largest unit that divides them all (most are whole
+    seconds), and where that is not enough, ranked.
     """
 
     def __init__(self, times: Ints, entities: int) -> None:
         self._first = int(times.min()) if len(times) else 0
         last = int(times.max()) if len(times) else 0
         self._ranked: Ints | None = None
+        self._unit = 1
         self._width = last - self._first + 2
-        if self._width * (entities + 1) >= 1 << 62:
-            self._ranked = np.unique(times)
+        if self._is_wide(entities):
+            self._unit = max(1, int(np.gcd.reduce(times - self._first)))
+            self._width = (last - self._first) // self._unit + 2
+        if self._is_wide(entities):
+            ordered = np.sort(times)
+            self._ranked = ordered[np.append(True, ordered[1:] != ordered[:-1])]
             self._width = len(self._ranked) + 1
+
+    def _is_wide(self, entities: int) -> bool:
+        return self._width * (entities + 1) >= 1 << 63
 
     def pack(self, entities: Ints, times: Ints) -> Ints:
         """(rows,) int64."""
         if self._ranked is not None:
             place = np.searchsorted(self._ranked, times, "right")
         else:
-            place = np.clip(times, self._first - 1, self._first + self._width - 2)
-            place -= self._first - 1
+            last = self._first + (self._width - 2) * self._unit
+            place = np.clip(times, self._first - self._unit, last)
+            place -= self._first - self._unit
+            if self._unit > 1:
+                place //= self._unit
         return entities * self._width + place
 
 

@@ -67,7 +67,7 @@ class Limbs:
                 carried = np.asarray(whole >> _WIDTH)
                 whole = whole - (carried << _WIDTH)
                 carried = carried if carried.any() else None
-            normal[place] = np.ldexp(np.asarray(whole).astype(np.float64), place)
+            normal[place] = np.asarray(whole).astype(np.float64) * 2.0**place
         high, low = np.zeros(self.rows), np.zeros(self.rows)
         # Only the highest may be below zero: what it loses to the next ones is lost exactly.
         for place in sorted(normal, reverse=True):
@@ -101,9 +101,12 @@ def limbs(values: Floats, name: str, *, largest: float = _LARGEST) -> Limbs:
     for place in _PLACES:
         if worst < 2.0 ** (place - 1):
             continue
-        part = np.rint(np.ldexp(rest, -place))
+        unit = 2.0**place
+        part = rest * (1 / unit)
+        np.rint(part, out=part)
         parts[place] = part.astype(np.int64)
-        rest = rest - np.ldexp(part, place)  # exact: both are multiples of the value's last bit
+        part *= unit
+        rest = np.subtract(rest, part, out=part)  # exact: multiples of the value's last bit
         if not rest.any():
             break
     return Limbs(parts, len(values))
@@ -125,7 +128,7 @@ def squares(values: Floats, name: str) -> Limbs:
             f"{name}: a value of {worst:.3g} is beyond {_LARGEST_SQUARED:.3g}, up to which "
             "standard deviations are exact; give it in a larger unit"
         )
-    product, lost = two_product(values, values)
+    product, lost = _two_square(values)
     return added(limbs(product, name), limbs(lost, name))
 
 
@@ -163,7 +166,19 @@ def two_product(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     return product, lost
 
 
+def _two_square(a: Floats) -> tuple[Floats, Floats]:
+    product = a * a
+    high, low = _halves(a)
+    lost = high * high
+    lost -= product
+    lost += 2.0 * (high * low)
+    low *= low
+    lost += low
+    return product, lost
+
+
 def _halves(a: Floats) -> tuple[Floats, Floats]:
     scaled = a * 134_217_729.0  # 2^27 + 1
-    high = scaled - (scaled - a)
-    return high, a - high
+    high = scaled - a
+    np.subtract(scaled, high, out=high)
+    return high, np.subtract(a, high, out=scaled)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,11 @@ import pyarrow as pa
 
 from penstock.errors import FeatureError
 from penstock.features.events import Ints
-from penstock.features.join import Joined, KnownAt, Prepared, join_views
+from penstock.features.join import THREADS, Joined, KnownAt, Prepared, join_views
 from penstock.features.preparing import ROW, TIME, Plan, counted_rows, plan
 from penstock.features.spilling import BATCH, STRETCH, InOrder, Parted
 from penstock.features.view import FeatureView
+from penstock.features.windows import Counted
 from penstock.lake import Lake
 from penstock.tables import Snapshot, Table
 
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
 
 Frame = pl.DataFrame | pl.LazyFrame | pa.Table
 MEMORY_BYTES = int(os.environ.get("PENSTOCK_JOIN_MEMORY_BYTES", str(1 << 30)))
-_PER_VALUE = 12
-"""Bytes of memory that a value of a view or a feature of a row costs while it is joined."""
+_VALUE_BYTES, _ORDER_BYTES = 8, 64
+"""What a value costs while it is joined, and to put a row in order."""
+_WORKED_BYTES = {"sum": 64, "mean": 16, "std": 160, "min": 28, "max": 28, "quantile": 64}
+"""What is worked out of an event beside, by the function of a window."""
 
 
 def training_frame(
@@ -182,12 +186,12 @@ class TrainingFrame:
         FeatureError: a row of the spine has no time.
         """
         self._report = []
-        sizes = _Sizes.of(self)
-        if sizes.parts == 1:
+        parts = _parts(self)
+        if parts == 1:
             yield self._at_once()
             return
         with tempfile.TemporaryDirectory(prefix="penstock-join-") as folder:
-            yield from self._in_parts(Path(folder), sizes)
+            yield from self._in_parts(Path(folder), parts)
 
     def explain_row(self, row: int) -> Explanation:
         """Which rows of the sources gave one row its values, and why no newer ones did.
@@ -252,12 +256,12 @@ class TrainingFrame:
                 "first"
             )
 
-    def _in_parts(self, folder: Path, sizes: _Sizes) -> Iterator[pl.DataFrame]:
+    def _in_parts(self, folder: Path, parts: int) -> Iterator[pl.DataFrame]:
         # Read once: a query may give its rows in another order when it is asked again.
         self.spine.sink_ipc(folder / "spine.arrow", compression="uncompressed", maintain_order=True)
         kept = pl.scan_ipc(folder / "spine.arrow")
         outputs = [
-            self._parted_join(folder / str(number), kept, keys, group, sizes.parts)
+            self._parted_join(folder / str(number), kept, keys, group, parts)
             for number, (keys, group) in enumerate(self.joins.groups)
         ]
         stretches = [output.stretches() for output in outputs]
@@ -286,10 +290,12 @@ class TrainingFrame:
             parted.append(writer)
         output = InOrder(folder, "features", counted_rows(spine))
         parted_spine = Parted(folder, "spine", keys, parts)
-        for part in range(parts):
+
+        def joined(part: int) -> tuple[pl.DataFrame, list[Joined], Ints] | None:
             rows = parted_spine.take(part)
             if rows is None or not rows.height:
-                continue
+                return None
+            rows = rows.sort(ROW)
             found, reports = join_views(
                 rows.select(keys),
                 rows[TIME].to_numpy(),
@@ -299,9 +305,17 @@ class TrainingFrame:
                 ],
                 self.known_at,
                 self.joins.unit_us,
+                threads=1,
             )
-            self._told(reports)
-            output.write(found, rows[ROW].to_numpy())
+            return found, reports, rows[ROW].to_numpy()
+
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="penstock-join") as pool:
+            for start in range(0, parts, THREADS):  # so many are held, and no more
+                for done in pool.map(joined, range(start, min(start + THREADS, parts))):
+                    if done is not None:
+                        found, reports, numbers = done
+                        self._told(reports)
+                        output.write(found, numbers)
         return output
 
     def _part_spine(
@@ -364,20 +378,23 @@ def _bounded(prepared: Prepared, times: Ints, unit_us: float) -> pl.LazyFrame:
     return prepared.rows.filter(kept)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    """How large a join is."""
+def _parts(frame: TrainingFrame) -> int:
+    """Into how many parts a join is to be cut; 1 where it is done at once."""
+    spine = counted_rows(frame.spine)
+    needed = 0
+    for _, group in frame.joins.groups:
+        for prepared in group:
+            view = prepared.view
+            columns = len(prepared.rows.collect_schema())
+            row = _VALUE_BYTES * columns + _ORDER_BYTES
+            row += sum(_WORKED_BYTES.get(function, 0) for _, function in _worked(view))
+            needed += counted_rows(frame.scans[view.table]) * row
+            needed += spine * _VALUE_BYTES * (len(view.feature_names) + 3)
+    if needed <= frame.memory_bytes:
+        return 1
+    return -(-needed * THREADS // frame.memory_bytes)
 
-    parts: int
 
-    @classmethod
-    def of(cls, frame: TrainingFrame) -> _Sizes:
-        spine = counted_rows(frame.spine)
-        values = 0
-        for _, group in frame.joins.groups:
-            for prepared in group:
-                view = prepared.view
-                width = len(prepared.rows.collect_schema())
-                values += counted_rows(frame.scans[view.table]) * width
-                values += spine * (len(view.feature_names) + 3)
-        return cls(max(1, -(-values * _PER_VALUE // frame.memory_bytes)))
+def _worked(view: FeatureView) -> set[tuple[Counted, str]]:
+    """What is worked out of all events for windows, each once."""
+    return {(window.counted, window.function) for window in view.windows}

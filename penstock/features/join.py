@@ -23,7 +23,7 @@ from penstock.features.windows import Counted
 
 KnownAt = Literal["event", "created"]
 THREADS = 2
-"""Views whose rows are held and sorted at once."""
+"""Views, or parts of a join, that are held and worked on at once."""
 EVENT, CREATED = "_event", "_created"
 """Columns of times, in units of the join."""
 
@@ -66,6 +66,8 @@ def join_views(
     views: Sequence[tuple[Prepared, Callable[[], pl.DataFrame]]],
     known_at: KnownAt,
     unit_us: float,
+    *,
+    threads: int = THREADS,
 ) -> tuple[pl.DataFrame, list[Joined]]:
     """The features of views of one entity, in the order of the spine.
 
@@ -73,7 +75,7 @@ def join_views(
     ----------
     keys: the spine's keys; a row with a null among them gets no value.
     time: (rows,) the spine's times.
-    views: each with what reads its rows; `THREADS` of them at once.
+    views: each with what reads its rows; `threads` of them at once.
     unit_us: microseconds in a unit of the times.
     """
     entities = Entities(keys)
@@ -85,7 +87,7 @@ def join_views(
         prepared, read = view
         return ViewRows(entities, prepared, read(), known_at, unit_us).at(spine)
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="penstock-join") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="penstock-join") as pool:
         found = list(pool.map(joined, views))
     columns = [column for columns, _ in found for column in columns]
     return pl.DataFrame(columns), [report for _, report in found]

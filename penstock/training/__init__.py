@@ -4,9 +4,11 @@ spec.py        TrainingSet: spine, labels, views, split, filter, sample, weight
 split.py       which split a row is in: by time, by a group's hash, or as a column says
 hashing.py     a number between 0 and 1 for a row, the same for ever
 freezing.py    inputs at pinned versions, rows as of their time; rebuilding an older one
+comparing.py   what differs between two freezes
 publishing.py  frozen rows as Arrow shards
 """
 
+from penstock.training.comparing import TrainingSetDiff, diff, freezes
 from penstock.training.freezing import Frozen, freeze, rebuild
 from penstock.training.publishing import Published, publish
 from penstock.training.spec import Sample, Spine, TrainingSet
@@ -22,7 +24,10 @@ __all__ = [
     "TimeCuts",
     "TimeSplit",
     "TrainingSet",
+    "TrainingSetDiff",
+    "diff",
     "freeze",
+    "freezes",
     "publish",
     "rebuild",
 ]

@@ -98,7 +98,7 @@ def _freeze(lake: Lake, spec: TrainingSet, versions: Mapping[str, int]) -> Froze
             if spec.split.stratify is not None:  # known only once rows are joined
                 joined = _joined(lake, spec, inputs, labelled, Path(folder))
                 wanted = [*spec.split.by, spec.split.stratify]
-                rows = pl.scan_ipc(joined).select(dict.fromkeys(wanted)).collect()
+                rows = pl.scan_ipc(joined).select(*dict.fromkeys(wanted)).collect()
                 groups = dealt_groups(lake, spec.name, spec.split, rows)
         fingerprint = _fingerprint(spec, pins, cuts, groups)
         schema = frozen_schema(spec, lake, inputs, labelled)

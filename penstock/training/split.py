@@ -189,7 +189,7 @@ def dealt_groups(lake: Lake, name: str, split: GroupSplit, rows: pl.DataFrame) -
     ).select(*by, "stratum", "split")
     if known is not None:
         dealt = pl.concat([known, dealt])
-    return Groups(split, dealt.select(*by, "split", "stratum"))
+    return Groups(split, dealt)
 
 
 def _counts(known: pl.DataFrame) -> dict[Any, dict[str, int]]:
