@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from penstock.errors import ProjectError, did_you_mean
 from penstock.features import DailyTable, FeatureView
@@ -71,6 +71,23 @@ class Project:
     def training_sets(self) -> list[TrainingSet]:
         """Every training set."""
         return self._values("pipelines", TrainingSet)
+
+    def definitions(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Name, kind and definition of every view, label set and training set."""
+        return [
+            *((view.table, "features", view.definition()) for view in self.views()),
+            *((each.table, "labels", each.definition()) for each in self.outcomes()),
+            *((spec.name, "training set", spec.definition()) for spec in self.training_sets()),
+        ]
+
+    def reads(self) -> dict[str, list[str]]:
+        """The tables that each of them reads, by name."""
+        found = {view.table: [view.source] for view in self.views()}
+        found |= {each.table: [each.source] for each in self.outcomes()}
+        for spec in self.training_sets():
+            views = [view.table for view in spec.views]
+            found[spec.name] = [*spec.inputs, *views, spec.labels.table]
+        return found
 
     def daily_tables(self, names: Iterable[str]) -> list[DailyTable]:
         """How those of some tables are computed that are computed a day at a time."""

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import polars as pl
 
-from benchmarks.features.data import write_clustered, write_events, write_join, write_wide
+from benchmarks.features.data import made
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "features.md"
@@ -70,7 +70,7 @@ def main() -> None:
     ]
     for work in told.works:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as maker:
-            folder = maker.submit(_made, work, Path(told.folder), told.scale).result()
+            folder = maker.submit(made, work, Path(told.folder), told.scale).result()
         who = ["ours", *(told.who if told.who is not None else WHO[work])]
         ours, reference = 0.0, None
         for name in who:
@@ -96,28 +96,6 @@ def main() -> None:
             print(lines[-1], flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("\n".join(lines) + "\n")
-
-
-def _made(work: str, folder: Path, scale: float) -> Path:
-    million = int(1_000_000 * scale)
-    match work:
-        case "large":
-            folder = folder / f"large-{scale}"
-            write_join(folder, spine_rows=10 * million, table_rows=20 * million)
-        case "wide":
-            folder = folder / f"wide-{scale}"
-            write_wide(folder, rows=int(20_000 * scale))
-        case "windows":
-            folder = folder / f"windows-{scale}"
-            write_events(folder, spine_rows=million, event_rows=20 * million)
-        case _:
-            made = folder / f"join-{scale}"
-            write_join(made, spine_rows=million, table_rows=2 * million)
-            folder = made
-            if work == "clustered":
-                folder = made.with_name(f"clustered-{scale}")
-                write_clustered(made, folder)
-    return folder
 
 
 def _wrong(reference: pl.DataFrame, found: pl.DataFrame) -> int:
@@ -155,14 +133,14 @@ def _measured(who: str, work: str, folder: Path, out: Path, feast: str) -> tuple
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "FEAST_USAGE": "False"}
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as wrong:
         child = subprocess.Popen(command, env=environment, stdout=said, stderr=wrong)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
+        child.wait()
         said.seek(0)
         wrong.seek(0)
         if child.returncode:
             print(wrong.read().decode()[-600:], file=sys.stderr)
             return 0.0, 0.0
-        return float(said.read().split()[-1]), usage.ru_maxrss / 1024
+        seconds, peak_kb = said.read().split()[-2:]
+        return float(seconds), int(peak_kb) / 1024
 
 
 if __name__ == "__main__":

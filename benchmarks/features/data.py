@@ -115,3 +115,26 @@ def write_clustered(source: Path, folder: Path) -> None:
         append(Table(lake, f"bench/{path.stem}"), rows.to_arrow())
         optimize(Table(lake, f"bench/{path.stem}"), sort_by=["entity", "event_timestamp"])
     (folder / "done").touch()
+
+
+def made(work: str, folder: Path, scale: float) -> Path:
+    """The folder of a piece of work, made if it is not there."""
+    million = int(1_000_000 * scale)
+    match work:
+        case "large":
+            folder = folder / f"large-{scale}"
+            write_join(folder, spine_rows=10 * million, table_rows=20 * million)
+        case "wide":
+            folder = folder / f"wide-{scale}"
+            write_wide(folder, rows=int(20_000 * scale))
+        case "windows":
+            folder = folder / f"windows-{scale}"
+            write_events(folder, spine_rows=million, event_rows=20 * million)
+        case _:
+            made = folder / f"join-{scale}"
+            write_join(made, spine_rows=million, table_rows=2 * million)
+            folder = made
+            if work == "clustered":
+                folder = made.with_name(f"clustered-{scale}")
+                write_clustered(made, folder)
+    return folder

@@ -8,6 +8,14 @@ import duckdb
 import pyarrow.parquet as pq
 
 work, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+
+
+def peak_kb() -> int:
+    """The most memory that this process has held; a parent's is not counted in."""
+    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
+    return int(line.split()[1])
+
+
 began = time.perf_counter()
 connection = duckdb.connect()
 connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
@@ -60,5 +68,5 @@ else:
                     ON s.entity = v.entity AND s.event_timestamp >= {known}"""
     query = f"SELECT * FROM ({query}) ORDER BY id"
 rows = connection.sql(query).to_arrow_table()
-print(time.perf_counter() - began)
+print(time.perf_counter() - began, peak_kb())
 pq.write_table(rows, out)

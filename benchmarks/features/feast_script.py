@@ -12,6 +12,13 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConf
 from feast.types import Float64, Int64
 from feast.value_type import ValueType
 
+
+def peak_kb() -> int:
+    """The most memory that this process has held; a parent's is not counted in."""
+    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
+    return int(line.split()[1])
+
+
 work, folder, out, store_kind = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
 with tempfile.TemporaryDirectory() as repo:
     config = RepoConfig(
@@ -50,5 +57,5 @@ with tempfile.TemporaryDirectory() as repo:
         entity_df=spine, features=asked, filter_by_created_timestamp=work == "created"
     )
     rows = job.to_df()
-    print(time.perf_counter() - began)
+    print(time.perf_counter() - began, peak_kb())
     rows.to_parquet(out)

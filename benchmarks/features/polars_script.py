@@ -10,6 +10,12 @@ work, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 TTL = pl.duration(days=7)
 
 
+def peak_kb() -> int:
+    """The most memory that this process has held; a parent's is not counted in."""
+    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
+    return int(line.split()[1])
+
+
 def join_known(spine: pl.DataFrame, view: pl.DataFrame) -> pl.DataFrame:
     """The row that is newest of those known: found by its number, then looked up."""
     view = view.sort("event_timestamp", "created").with_row_index("row")
@@ -39,5 +45,5 @@ for path in sorted(folder.glob("table*.parquet")):
     fresh = pl.col("event_timestamp") - pl.col("event") <= TTL
     spine = spine.with_columns(pl.when(fresh).then(pl.col(names))).drop("event")
 spine = spine.sort("id")
-print(time.perf_counter() - began)
+print(time.perf_counter() - began, peak_kb())
 spine.write_parquet(out)

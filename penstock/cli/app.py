@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from penstock._version import __version__
-from penstock.cli import contracts, ingesting, profiles, tables
+from penstock.cli import contracts, features, ingesting, profiles, tables
 from penstock.cli.output import (
     Commands,
     common,
@@ -44,12 +44,21 @@ def main() -> None:
       penstock rejects retail/sales        why rows were rejected
       penstock report retail/sales         one page: expectations, rejects, columns, drift
       penstock publish retail/demand       freeze and publish a dataset
+      penstock features ls                 features, labels, training sets; what changed
+      penstock training ls retail/demand   freezes of a training set
+      penstock docs                        one page: all there is, and its lineage
       penstock sql "select ..."            query tables, at any version
       penstock upkeep                      compact and vacuum what needs it
     """
 
 
-for _command in (*tables.COMMANDS, *ingesting.COMMANDS, *contracts.COMMANDS, *profiles.COMMANDS):
+for _command in (
+    *tables.COMMANDS,
+    *ingesting.COMMANDS,
+    *contracts.COMMANDS,
+    *profiles.COMMANDS,
+    *features.COMMANDS,
+):
     main.add_command(_command)
 
 

@@ -15,11 +15,15 @@ frame.py        training_frame: all of this for a spine and views
 explaining.py   which source rows gave a training row its values, and why no newer ones did
 
 daily.py        tables computed a day at a time: which days are stale, and recomputing them
+serving.py      current values by entity, from the same definitions
+registry.py     what definitions were, as the lake keeps them: changed, renamed, gone
+hashing.py      a number for a row, by its values, the same for ever
 """
 
 from penstock.features.daily import DailyTable, Materialized, materialize, stale_days
 from penstock.features.frame import TrainingFrame, training_frame
 from penstock.features.join import Joined
+from penstock.features.serving import LatestValues, Refreshed, latest, refresh
 from penstock.features.view import Derived, Entity, Feature, FeatureView, Value
 from penstock.features.windows import (
     Aggregate,
@@ -50,17 +54,21 @@ __all__ = [
     "Joined",
     "Last",
     "LastK",
+    "LatestValues",
     "Materialized",
     "Max",
     "Mean",
     "Min",
     "Quantile",
+    "Refreshed",
     "Std",
     "Sum",
     "TopK",
     "TrainingFrame",
     "Value",
+    "latest",
     "materialize",
+    "refresh",
     "stale_days",
     "training_frame",
 ]

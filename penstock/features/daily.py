@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ import pyarrow as pa
 import xxhash
 
 from penstock.errors import TableNotFound
+from penstock.features import registry
 from penstock.features.events import Entities, Events, Ints, SpineRows
 from penstock.features.join import EVENT, Prepared, ViewRows
 from penstock.features.preparing import prepare
@@ -77,6 +79,10 @@ class DailyTable:
     def application(self) -> str:
         """The name of its transactions in the log."""
         return f"materialize/{self.table}"
+
+    def beyond(self) -> dict[str, Any]:
+        """What the definition says that is not the view's."""
+        return {"population": f"{self.population_days}d"} if self.is_label else {}
 
     def fingerprint(self) -> str:
         """16 hex digits that change when the definition does."""
@@ -152,6 +158,9 @@ def materialize(lake: Lake, definition: DailyTable, days: Iterable[date]) -> Mat
     except BaseException:
         discard(lake, table.table.key, staged)
         raise
+    kind = "labels" if definition.is_label else "features"
+    said = definition.view.definition()
+    registry.record(lake, definition.table, kind, said | definition.beyond())
     done = table.replace_partitions(values, staged, application=definition.application, note=note)
     return Materialized(
         table=definition.table,

@@ -24,7 +24,7 @@ from penstock.features.events import Ints
 from penstock.features.join import THREADS, Joined, KnownAt, Prepared, join_views
 from penstock.features.preparing import ROW, TIME, Plan, counted_rows, plan
 from penstock.features.spilling import BATCH, STRETCH, InOrder, Parted
-from penstock.features.view import FeatureView
+from penstock.features.view import FeatureView, derived
 from penstock.features.windows import Counted
 from penstock.lake import Lake
 from penstock.tables import Snapshot, Table
@@ -224,17 +224,7 @@ class TrainingFrame:
         whole = spine.hstack(list(columns.values())) if columns else spine
         for view in self.views:
             if view.derived:
-                plain = (
-                    whole.rename(
-                        {n: n[len(view.prefix) :] for n in view.feature_names if n in whole.columns}
-                    )
-                    if view.prefix
-                    else whole
-                )
-                for each in view.derived:
-                    made = each.column(plain)
-                    plain = plain.with_columns(made)
-                    whole = whole.with_columns(made.alias(view.prefix + each.name))
+                whole = whole.with_columns(derived(view, whole, []))
         return whole.select([*spine.columns, *self.feature_names])
 
     def _told(self, reports: Sequence[Joined]) -> None:

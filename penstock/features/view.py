@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -275,6 +275,18 @@ class FeatureView:
         return replace(
             self, source=self.table, event_time=TIME, created_time=None, where="true", features=kept
         )
+
+
+def derived(view: FeatureView, rows: pl.DataFrame, given: Sequence[str]) -> pl.DataFrame:
+    """Rows with a view's features, and those that are derived from them, in the view's order."""
+    cut = len(view.prefix)
+    own = {name: name[cut:] for name in view.feature_names if name in rows.columns}
+    plain = rows.rename(own) if cut else rows
+    for each in view.derived:
+        made = each.column(plain)
+        plain = plain.with_columns(made)
+        rows = rows.with_columns(made.alias(view.prefix + each.name))
+    return rows.select([*given, *view.feature_names])
 
 
 def _made(feature: Aggregate | Window) -> list[Window]:

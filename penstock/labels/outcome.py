@@ -6,6 +6,7 @@ A row (entity, t) is labelled once its window (t, t + horizon] is over, and neve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -82,6 +83,11 @@ class Outcome:
             description=self.description,
             owner=self.owner,
         )
+
+    def definition(self) -> dict[str, Any]:
+        """What it says, as JSON; descriptions and owners are no part of it."""
+        days = -(-length_us(self.population) // DAY_US)
+        return self.view().definition() | {"population": f"{days}d"}
 
     def daily(self) -> DailyTable:
         """How the label table is computed, a day at a time."""

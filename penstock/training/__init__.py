@@ -2,7 +2,6 @@
 
 spec.py        TrainingSet: spine, labels, views, split, filter, sample, weight
 split.py       which split a row is in: by time, by a group's hash, or as a column says
-hashing.py     a number between 0 and 1 for a row, the same for ever
 freezing.py    inputs at pinned versions, rows as of their time; rebuilding an older one
 comparing.py   what differs between two freezes
 publishing.py  frozen rows as Arrow shards

@@ -22,12 +22,12 @@ import xxhash
 
 from penstock._version import __version__
 from penstock.errors import CommitConflict, FeatureError, TableNotFound
-from penstock.features import training_frame
+from penstock.features import registry, training_frame
 from penstock.features.expressions import Expression
+from penstock.features.hashing import shares_of
 from penstock.labels import LABEL, Outcome
 from penstock.lake import Lake
 from penstock.tables import Snapshot, Stager, Table, Transaction, sql
-from penstock.training.hashing import shares_of
 from penstock.training.spec import TIME, TrainingSet
 from penstock.training.split import (
     SPLITS,
@@ -124,6 +124,10 @@ def _freeze(lake: Lake, spec: TrainingSet, versions: Mapping[str, int]) -> Froze
                 )
             _keep_splits(lake, spec, cuts, groups)
             staged = stager.finish()
+    registry.record(lake, spec.name, "training set", spec.definition())
+    for view in spec.views:
+        if view.source != view.table:  # else it is another view's table, which wrote itself down
+            registry.record(lake, view.table, "features", view.definition())
     note = {
         "fingerprint": fingerprint,
         "rows": rows_of,

@@ -163,7 +163,7 @@ class TrainingSet:
         """What it says, as JSON; descriptions and owners are no part of it."""
         labels = self.labels
         if isinstance(labels, Outcome):
-            labelled = labels.view().definition() | {"population": labels.population}
+            labelled = labels.definition()
         else:
             labelled = {
                 "table": labels.table,

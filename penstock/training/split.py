@@ -17,8 +17,8 @@ import polars as pl
 import xxhash
 
 from penstock.errors import FeatureError
+from penstock.features.hashing import shares_of
 from penstock.lake import Lake
-from penstock.training.hashing import shares_of
 
 SPLITS = ("train", "validation", "test")
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from penstock import Lake, Table, load_dataset
 from penstock.errors import FeatureError, TableNotFound
 from penstock.features import Derived, Entity, FeatureView, Last, Sum
+from penstock.features.hashing import shares_of
 from penstock.labels import LabelSet, Outcome
 from penstock.tables import append, delete, vacuum
 from penstock.training import (
@@ -28,7 +29,6 @@ from penstock.training import (
     publish,
     rebuild,
 )
-from penstock.training.hashing import shares_of
 from penstock.upkeep import pinned_versions
 
 _START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""A number between 0 and 1 for each row, by the values of some columns: the same for ever.
+"""A number for each row, by the values of some columns: the same for ever.
 
 Neither Python's hash nor polars' is the same in its next version, which splits must be. Integers
 are mixed as SplitMix64 does (Steele, Lea and Flood, 2014); other values as the polynomial of their
@@ -20,10 +20,15 @@ _BASE = np.uint64(0x100000001B3)
 
 def shares_of(columns: pl.DataFrame, seed: int) -> pl.Series:
     """(rows,) float64 in [0, 1); columns in their order."""
+    return pl.Series((hashes_of(columns, seed) >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def hashes_of(columns: pl.DataFrame, seed: int) -> Hashes:
+    """(rows,) uint64; columns in their order."""
     hashes = np.full(columns.height, np.uint64(seed % 2**64))
     for column in columns:
         hashes = _mixed(hashes ^ _hashes(column))
-    return pl.Series((hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+    return hashes
 
 
 def _hashes(column: pl.Series) -> Hashes:
