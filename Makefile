@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RAW ?=
 LAKE ?=
-PLACE = $(if $(RAW),--raw "$(RAW)") $(if $(LAKE),--lake "$(LAKE)")
+DOMAIN ?=
+PLACE = $(if $(DOMAIN),--domain "$(DOMAIN)") $(if $(RAW),--raw "$(RAW)") $(if $(LAKE),--lake "$(LAKE)")
 # No run of ours speaks to the cloud's metadata address or to telemetry.
 export AWS_EC2_METADATA_DISABLED ?= true
 export DAGSTER_DISABLE_TELEMETRY = yes
@@ -22,7 +23,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml scripts/install_torch.py script
 	@PYTHON=$(PYTHON) UV=$(UV) VENV=$(VENV) bash scripts/setup.sh
 	@touch $@
 
-demo: setup  ## raw files in, a trained model out (RAW=<folder> for your own files, LAKE=<folder or s3://...>)
+demo: setup  ## raw files in, trained models out (DOMAIN=retail or power, RAW=<folder> for your own files, LAKE=<folder or s3://...>)
 	@$(BIN)/python -m dagster_project.demo $(PLACE)
 
 ui: setup  ## the Dagster UI on the same lake, at http://127.0.0.1:3000 (UI_PORT=, RAW=, LAKE=)

@@ -324,7 +324,7 @@ def _daily(
 
 
 def _training_set(domain: Domain, spec: TrainingSet) -> list[dg.AssetsDefinition]:
-    inputs = [key(spec.labels.table), *(key(view.table) for view in spec.views)]
+    inputs = [key(name) for name in spec.inputs]
     owners = _owners(spec.owner)
 
     @dg.asset(
@@ -394,7 +394,9 @@ def _listed(lines: Sequence[str]) -> Any:
 
 
 def _labelled(lake: Any, spec: TrainingSet) -> int:
-    return Table(lake, spec.labels.table).snapshot().rows
+    """Rows of its label table; of a spine's table where it has one."""
+    name = spec.labels.table if spec.spine is None else spec.spine.source
+    return Table(lake, name).snapshot().rows
 
 
 def _owners(owner: str) -> list[str]:

@@ -23,17 +23,18 @@ def bars(counts: Mapping[str, int], title: str) -> str:
     return _markdown(figure, axes, title)
 
 
-def forecast_against_truth(by_day: Mapping[str, Sequence[Any]], title: str) -> str:
-    """Units of the coming week, all products together, for each day of the test split."""
+def forecast_against_truth(by_day: Mapping[str, Sequence[Any]], title: str, what: str) -> str:
+    """What came, what was forecast and the naive forecast, for each day of the test split."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.subplots()
     days = by_day["day"]
     axes.plot(days, by_day["truth"], color="black", label="truth")
     axes.plot(days, by_day["forecast"], color=_TEAL, label="forecast")
-    axes.plot(days, by_day["naive"], color=_ORANGE, linestyle="--", label="seasonal naive")
+    axes.plot(days, by_day["naive"], color=_ORANGE, linestyle="--", label="naive")
     axes.set_xticks(days[:: max(1, len(days) // 6)])
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("units in the next 7 days")
+    if min(by_day["truth"], default=0) >= 0:
+        axes.set_ylim(bottom=0)
+    axes.set_ylabel(what, fontsize=8)
     axes.legend(frameon=False, fontsize=8)
     return _markdown(figure, axes, title)
 

@@ -1,20 +1,9 @@
-"""The retail domain's assets: those of the factory, and the model trained on its dataset."""
+"""The retail domain's assets: those of the factory, and models trained on its datasets."""
 
-# No `from __future__ import annotations` here: Dagster reads the annotations as types.
-
-import json
-import sys
-from pathlib import Path
-
-import dagster as dg
-
-from assets.factory import Domain, domain_assets, key
-from assets.lake import LakeResource
+from assets.factory import Domain, domain_assets
+from assets.models import forecast_model
 from assets.partitions import last_day_of_history
-from assets.plots import forecast_against_truth
-from penstock.shards import read_tag
-from penstock.shards.tags import LATEST
-from pipelines.retail import DEMAND, DEMAND_LABELS, PRODUCT_FEATURES
+from pipelines.retail import CUSTOMER_VALUE, DEMAND, DEMAND_LABELS, PRODUCT_FEATURES
 from schemas.retail import EVERY_DAY, FIRST_DAY, SALES, SOURCE
 
 DOMAIN = Domain(
@@ -24,47 +13,13 @@ DOMAIN = Domain(
     last_day=None if EVERY_DAY else last_day_of_history(SALES.table, SALES.event_time),
     views=(PRODUCT_FEATURES,),
     labels=(DEMAND_LABELS,),
-    training_sets=(DEMAND,),
+    training_sets=(DEMAND, CUSTOMER_VALUE),
 )
 
-_SCRIPT = Path(__file__).parent.parent / "examples" / "train_demand.py"
-_SHOWN = ("forecast_mae", "naive_mae", "forecast_wape", "naive_wape", "winner", "model_uri")
-
-
-@dg.asset(
-    key=key("retail/demand_model"),
-    deps=[key(DEMAND.name)],
-    group_name="retail",
-    description="A forecast of each product's units over the next 7 days, beside a seasonal-naive "
-    "one on the same test split. Trained by `examples/train_demand.py` in a process of its own.",
-    kinds={"torch", "model"},
-    owners=[DEMAND.owner],
-    tags={"layer": "model"},
-)
-def demand_model(
-    context: dg.AssetExecutionContext, lake: LakeResource, pipes: dg.PipesSubprocessClient
-) -> dg.MaterializeResult:
-    """Train on the latest dataset, unless a model of that fingerprint is there."""
-    opened = lake.open()
-    fingerprint = read_tag(opened, DEMAND.name, LATEST)
-    stored = f"models/{DEMAND.name}/{fingerprint}/report.json"
-    if opened.objects.get_or_none(stored) is None:
-        command = [sys.executable, str(_SCRIPT), "--version", fingerprint]
-        pipes.run(context=context, command=command, env={"PENSTOCK_LAKE": opened.uri})
-    report = json.loads(opened.objects.get(stored))
-    title = f"Units sold in the next 7 days, all products ({report['winner']} wins)"
-    plot = forecast_against_truth(report["by_day"], title)
-    return dg.MaterializeResult(
-        metadata={
-            "fingerprint": fingerprint,
-            "rows_in": report["train_rows"],
-            "dagster/row_count": report["test_rows"],
-            "seconds": report["seconds"],
-            "forecast against truth": dg.MetadataValue.md(plot),
-            **{name: report[name] for name in _SHOWN},
-        },
-        data_version=dg.DataVersion(fingerprint),
-    )
-
-
-ASSETS = [*domain_assets(DOMAIN), demand_model]
+ASSETS = [
+    *domain_assets(DOMAIN),
+    forecast_model(DEMAND, naive="units_7d", what="units of all products in the next 7 days"),
+    forecast_model(
+        CUSTOMER_VALUE, naive="spent_28d", what="spending of customers in the next 28 days (GBP)"
+    ),
+]

@@ -1,8 +1,9 @@
-"""The main job: raw files in, a trained model out, through Dagster: `make demo`."""
+"""The main job: raw files in, trained models out, through Dagster: `make demo`."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shlex
@@ -11,12 +12,13 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
-from dagster_project.place import SAMPLE, is_missing, settle
+from dagster_project.place import SAMPLES, is_missing, settle
 from penstock.errors import PenstockError
 
 # Dagster's own log goes to its UI; failures are told here in a line.
@@ -28,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and show what it came to; 0 when every run succeeded."""
     warnings.filterwarnings("ignore", module="dagster")  # notices of what is beta in it
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--raw", help="a folder of raw retail files of your own")
+    parser.add_argument("--domain", default="retail", help="a module of assets/; retail or power")
+    parser.add_argument("--raw", help="a folder of raw files of your own, of the domain's layout")
     parser.add_argument("--lake", help="the lake's URI")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
@@ -36,27 +39,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if is_missing(options.raw):
         console.print(f"{options.raw}: no such folder; RAW must name a folder of raw files")
         return 2
-    settle(options.raw, options.lake)
+    if not Path("assets", f"{options.domain}.py").is_file():
+        console.print(f"{options.domain}: no such domain; assets/ has no module of that name")
+        return 2
+    settle(options.raw, options.lake, options.domain)
     os.environ["PENSTOCK_RETAIL_EVERY_DAY"] = "yes"  # new files may bring newer days
     try:
         if options.raw is None:
-            _write_sample()
-        done = _Demo().run()
+            _write_sample(options.domain)
+        done = _Demo(options.domain).run()
     except PenstockError as error:
         console.print(f"{type(error).__name__}: {error}", style="red")
         return 1
-    _show(done, time.perf_counter() - started, options.raw, as_json=options.json)
+    _show(done, time.perf_counter() - started, options, as_json=options.json)
     return 0 if done.succeeded else 1
 
 
-def _write_sample() -> None:
-    from pipelines.retail_sample import write_sample
-
-    if not any(SAMPLE.glob("*.csv")):
+def _write_sample(domain: str) -> None:
+    write_sample = importlib.import_module(f"pipelines.{domain}_sample").write_sample
+    folder = SAMPLES / domain
+    if not any(folder.glob("*.csv")):
         started = time.perf_counter()
-        files = write_sample(SAMPLE)
+        files = write_sample(folder)
         seconds = time.perf_counter() - started
-        console.print(f"wrote a generated sample: {len(files)} files in {SAMPLE}, {seconds:.1f} s")
+        console.print(f"wrote a generated sample: {len(files)} files in {folder}, {seconds:.1f} s")
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,14 @@ class Done:
 class _Demo:
     """The same steps as the sensors and the schedule take, one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, domain: str) -> None:
         import dagster as dg
 
-        from assets.retail import ASSETS, DOMAIN
         from dagster_project.definitions import defs
 
-        self._domain, self._defs = DOMAIN, defs
-        self._keys = [spec.key for asset in ASSETS for spec in asset.specs]
+        module = importlib.import_module(f"assets.{domain}")
+        self._domain, self._defs = module.DOMAIN, defs
+        self._keys = [spec.key for asset in module.ASSETS for spec in asset.specs]
         self._instance = dg.DagsterInstance.get()
         self._runs, self._succeeded = 0, True
 
@@ -107,7 +113,7 @@ class _Demo:
                 span = " to ".join(tags.values())
                 self._execute(daily_job_name(daily), f"{daily.table}, {span}", tags)
         if self._succeeded and (waiting or days or self._runs):
-            self._execute(publish_job_name(domain), "training set, dataset, model")
+            self._execute(publish_job_name(domain), "training sets, datasets, models")
         unread = unread_files(read_ledger(lake, domain.source))
         return Done(waiting, days, self._runs, self._succeeded, self._assets(), unread)
 
@@ -155,8 +161,9 @@ _COLUMNS = {
 }
 
 
-def _show(done: Done, seconds: float, raw: str | None, *, as_json: bool) -> None:
-    model = done.assets.get("retail/demand_model", {})
+def _show(done: Done, seconds: float, options: argparse.Namespace, *, as_json: bool) -> None:
+    raw, domain = options.raw, options.domain
+    models = {name: told for name, told in done.assets.items() if "winner" in told}
     if as_json:
         shown = ("preview", "dagster/column_schema", "forecast against truth", "rejects by reason")
         assets = {
@@ -185,23 +192,26 @@ def _show(done: Done, seconds: float, raw: str | None, *, as_json: bool) -> None
     console.print(table)
     if not done.succeeded:
         return
-    if model:
-        winner = "the forecast" if model["winner"] == "forecast" else "the seasonal-naive baseline"
+    for name, model in models.items():
+        winner = "the forecast" if model["winner"] == "forecast" else "the naive forecast"
         console.print(
-            f"\nforecast        MAE {model['forecast_mae']:.3f} units, "
-            f"WAPE {model['forecast_wape']:.1%}\n"
-            f"seasonal naive  MAE {model['naive_mae']:.3f} units, WAPE {model['naive_wape']:.1%}\n"
-            f"on {model['dagster/row_count']:,} rows of the test split {winner} wins"
+            f"\n{name.removesuffix('_model')}  {model['fingerprint']}\n"
+            f"  forecast  MAE {model['forecast_mae']:.3f}, WAPE {model['forecast_wape']:.1%}\n"
+            f"  naive     MAE {model['naive_mae']:.3f}, WAPE {model['naive_wape']:.1%}\n"
+            f"  on {model['dagster/row_count']:,} rows of the test split {winner} wins"
         )
-        console.print(f"\ndataset  retail/demand  {model['fingerprint']}")
-    console.print(f"took     {seconds:.1f} s, {done.runs} Dagster runs\n")
+    console.print(f"\ntook {seconds:.1f} s, {done.runs} Dagster runs\n")
     lake, suffix = shlex.quote(os.environ["PENSTOCK_LAKE"]), ""
+    if domain != "retail":
+        suffix += f" DOMAIN={domain}"
     if raw is not None:
-        suffix = f" RAW={shlex.quote(raw)}"
+        suffix += f" RAW={shlex.quote(raw)}"
     console.print("try next:")
     console.print(f"  make ui{suffix}     every asset, check and plot, in Dagster")
-    console.print(f"  .venv/bin/penstock rejects retail/sales --lake {lake}")
-    console.print(f"  .venv/bin/penstock show retail/demand --lake {lake}")
+    dataset = next((name.removesuffix("_model") for name in models), f"{domain}/dataset")
+    console.print(f"  .venv/bin/penstock show {dataset} --lake {lake}")
+    console.print(f"  .venv/bin/penstock features ls --lake {lake}")
+    console.print(f"  .venv/bin/penstock docs --lake {lake}")
 
 
 def _cell(value: Any) -> str:

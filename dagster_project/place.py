@@ -8,7 +8,7 @@ from pathlib import Path
 
 import xxhash
 
-SAMPLE = Path("data/raw/retail")
+SAMPLES = Path("data/raw")
 _SETTINGS = """\
 telemetry:
   enabled: false
@@ -22,7 +22,7 @@ run_coordinator:
 """
 
 
-def settle(raw: str | None, lake: str | None) -> str:
+def settle(raw: str | None, lake: str | None, domain: str = "retail") -> str:
     """Set the environment that the definitions read; the folder of raw files.
 
     A user's own folder gets a lake of its own, unless one is named: by `lake`, or by
@@ -37,8 +37,9 @@ def settle(raw: str | None, lake: str | None) -> str:
     settings = home / "dagster.yaml"
     if not settings.exists():
         settings.write_text(_SETTINGS)
-    folder = raw or str(SAMPLE)
-    os.environ["PENSTOCK_RETAIL_RAW"] = folder if "://" in folder else str(Path(folder).absolute())
+    folder = raw or str(SAMPLES / domain)
+    whole = folder if "://" in folder else str(Path(folder).absolute())
+    os.environ[f"PENSTOCK_{domain.upper()}_RAW"] = whole
     return folder
 
 

@@ -54,13 +54,14 @@ def lineage(project: Project) -> dict[str, Node]:
         nodes[view.table] = _view(view)
     for outcome in project.outcomes():
         nodes[outcome.table] = _outcome(outcome)
+    prefixes = {view.table: view.prefix for view in project.views()}
     for spec in project.training_sets():
         columns = dict[str, tuple[str, ...]]()
-        for view in spec.views:
-            of = nodes.get(view.table)
+        for view in spec.views:  # which may have another prefix here than where it is defined
+            own = nodes[view.table].columns if view.table in nodes else {}
             for name in view.feature_names:
-                direct = (f"{view.table}.{name}",)
-                columns[name] = direct if of is not None and name in of.columns else ()
+                plain = prefixes.get(view.table, "") + name.removeprefix(view.prefix)
+                columns[name] = (f"{view.table}.{plain}",) if plain in own else ()
         for each in spec.derived:
             columns[each.name] = tuple(f"{spec.table}.{name}" for name in each.inputs)
         columns["label"] = (f"{spec.labels.table}.label",)

@@ -86,7 +86,8 @@ class DailyTable:
 
     def fingerprint(self) -> str:
         """16 hex digits that change when the definition does."""
-        said = [self.view.definition(), self.population_days, self.lookahead_days, self.is_label]
+        view = self.view
+        said = [view.fingerprint(), self.population_days, self.lookahead_days, self.is_label]
         return xxhash.xxh3_64_hexdigest(json.dumps(said, sort_keys=True).encode())
 
 

@@ -224,7 +224,7 @@ class TrainingFrame:
         whole = spine.hstack(list(columns.values())) if columns else spine
         for view in self.views:
             if view.derived:
-                whole = whole.with_columns(derived(view, whole, []))
+                whole = whole.with_columns(derived(view, whole, spine.columns))
         return whole.select([*spine.columns, *self.feature_names])
 
     def _told(self, reports: Sequence[Joined]) -> None:

@@ -233,8 +233,9 @@ class FeatureView:
         return list(dict.fromkeys(found))
 
     def definition(self) -> dict[str, Any]:
-        """What it says, as JSON; descriptions and owners are no part of it."""
-        said = {
+        """What it says, as JSON; descriptions, owners and the prefix are no part of it."""
+        plain = replace(self, prefix="")
+        return {
             "table": self.table,
             "entity": list(self.entity.keys),
             "source": self.source,
@@ -242,15 +243,15 @@ class FeatureView:
             "created_time": self.created_time,
             "where": str(self.filter),
             "ttl": self.ttl,
-            "features": {value.name: str(value.expression) for value in self.values},
-            "windows": {window.name: _said(window) for window in self.windows},
-            "derived": {self.prefix + each.name: each.code() for each in self.derived},
+            "features": {value.name: str(value.expression) for value in plain.values},
+            "windows": {window.name: _said(window) for window in plain.windows},
+            "derived": {each.name: each.code() for each in self.derived},
         }
-        return said
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when its definition does."""
-        return xxhash.xxh3_64_hexdigest(json.dumps(self.definition(), sort_keys=True).encode())
+        """16 hex digits that change when its definition or a feature's name does."""
+        said = [self.definition(), self.prefix]
+        return xxhash.xxh3_64_hexdigest(json.dumps(said, sort_keys=True).encode())
 
     def daily(self) -> DailyTable:
         """How the view's table is computed, a day at a time."""
@@ -281,7 +282,9 @@ def derived(view: FeatureView, rows: pl.DataFrame, given: Sequence[str]) -> pl.D
     """Rows with a view's features, and those that are derived from them, in the view's order."""
     cut = len(view.prefix)
     own = {name: name[cut:] for name in view.feature_names if name in rows.columns}
-    plain = rows.rename(own) if cut else rows
+    # Other views' features may be called as this one's are without their prefix.
+    others = [name for name in given if name not in own.values()]
+    plain = rows.select(*others, *(pl.col(name).alias(short) for name, short in own.items()))
     for each in view.derived:
         made = each.column(plain)
         plain = plain.with_columns(made)

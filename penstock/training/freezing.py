@@ -364,8 +364,14 @@ def frozen_schema(
             )
         return pa.string()
 
+    # What is said of a key, such as that it is personal, stays said.
+    told = {field.name: field.metadata for each in inputs.values() for field in each.schema}
     keys = [
-        pa.field(name, pa.string() if kinds[name] == pl.String else empty.field(name).type)
+        pa.field(
+            name,
+            pa.string() if kinds[name] == pl.String else empty.field(name).type,
+            metadata=told.get(name),
+        )
         for name in spec.keys
     ]
     columns = [pa.field(name, stored(name)) for name in spec.feature_names]

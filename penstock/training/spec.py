@@ -178,7 +178,7 @@ class TrainingSet:
         return {
             "name": self.name,
             "labels": labelled,
-            "views": [view.definition() for view in self.views],
+            "views": [view.definition() | {"prefix": view.prefix} for view in self.views],
             "split": {"policy": type(self.split).__name__, **asdict(self.split)},
             "spine": None if self.spine is None else asdict(self.spine),
             "where": str(self.where),

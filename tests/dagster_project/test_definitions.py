@@ -29,7 +29,7 @@ from penstock.ingest import ingest
 from pipelines.retail_sample import write_sample
 from schemas.retail import SALES
 from tests.conftest import ROOT, free_port, wait_for
-from tests.dagster_project.test_whole_path import ASSET_NAMES
+from tests.dagster_project.test_whole_path import ASSET_NAMES, POWER_NAMES
 
 
 def _specs() -> dict[str, dg.AssetSpec]:
@@ -39,9 +39,9 @@ def _specs() -> dict[str, dg.AssetSpec]:
 def test_asset_keys_are_table_names_and_each_is_cared_for() -> None:
     specs = _specs()
 
-    assert set(specs) == set(ASSET_NAMES)
+    assert set(specs) == {*ASSET_NAMES, *POWER_NAMES}
     for name, spec in specs.items():
-        assert spec.group_name == "retail", name
+        assert spec.group_name == name.split("/")[0], name
         assert spec.description, name
         assert spec.owners, name
         assert spec.kinds, name
@@ -63,11 +63,15 @@ def test_tables_from_features_on_have_a_partition_a_day() -> None:
 def test_the_graph_ends_in_the_model() -> None:
     graph = defs.resolve_asset_graph()
 
+    made = {"retail/demand_model", "retail/sales__rejected"}
     assert graph.get_ancestor_asset_keys(key("retail/demand_model")) == {
         key(name)
-        for name in _specs()
-        if name not in ("retail/demand_model", "retail/sales__rejected")
+        for name in ASSET_NAMES
+        if name not in made and not name.startswith("retail/customer_value")
     }
+    ancestors = graph.get_ancestor_asset_keys(key("retail/customer_value_model"))
+    assert key("retail/sales") in ancestors
+    assert key("retail/customer_value") in ancestors
 
 
 @pytest.fixture
@@ -270,7 +274,11 @@ def test_the_webserver_shows_the_assets_sensors_and_schedules(tmp_path: Path) ->
     assert sensors >= {"retail_new_files", "retail_stale_days", "failure_webhook"}
     assert "default_automation_condition_sensor" in sensors
     schedules = {schedule["name"] for schedule in repository["schedules"]}
-    assert schedules == {"retail_ingest_nightly", "retail_publish_daily", "upkeep_nightly"}
+    assert schedules == {
+        *(f"{domain}_ingest_nightly" for domain in ("retail", "power")),
+        *(f"{domain}_publish_daily" for domain in ("retail", "power")),
+        "upkeep_nightly",
+    }
 
 
 def _graphql(url: str, query: str) -> dict[str, Any] | None:

@@ -23,14 +23,31 @@ ASSET_NAMES = [
     "retail/demand_labels",
     "retail/demand_training_set",
     "retail/demand",
+    "retail/customer_value_training_set",
+    "retail/customer_value",
     "retail/demand_model",
+    "retail/customer_value_model",
+]
+POWER_NAMES = [
+    "power/loads_raw",
+    "power/loads",
+    "power/loads__rejected",
+    "power/oil_training_set",
+    "power/oil",
+    "power/oil_model",
 ]
 
 
-def demo(place: Path, lake: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run the main job on the place's raw files; its summary."""
+def demo(
+    place: Path,
+    lake: str,
+    environment: dict[str, str] | None = None,
+    domain: str = "retail",
+) -> dict[str, Any]:
+    """Run a domain's main job on the place's raw files; its summary."""
+    command = [sys.executable, "-m", "dagster_project.demo", "--domain", domain]
     done = subprocess.run(
-        [sys.executable, "-m", "dagster_project.demo", "--raw", str(place / "raw"), "--json"],
+        [*command, "--raw", str(place / "raw"), "--json"],
         cwd=ROOT,
         env={
             **os.environ,
@@ -59,7 +76,7 @@ def test_the_main_job_then_nothing_new_then_one_more_day(tmp_path: Path) -> None
     assert sales["rows_in"] == sales["accepted"] + sales["rejected"]
     assert sales["rejected"] > 100
     assert model["fingerprint"] == first["assets"]["retail/demand"]["fingerprint"]
-    assert model["winner"] in ("forecast", "seasonal naive")
+    assert model["winner"] in ("forecast", "naive")
     assert 0 < model["forecast_mae"] < 3 * model["naive_mae"]
 
     second = demo(tmp_path, lake)
@@ -77,6 +94,34 @@ def test_the_main_job_then_nothing_new_then_one_more_day(tmp_path: Path) -> None
     assert third["assets"]["retail/demand_labels"]["days"] <= 2
     assert third["assets"]["retail/sales"]["rows_in"] == rows.height
     assert third["assets"]["retail/demand"]["fingerprint"] != model["fingerprint"]
+
+
+@pytest.mark.slow
+def test_another_domain_is_those_files_and_no_others(tmp_path: Path) -> None:
+    from pipelines.power import OIL
+    from pipelines.power_sample import write_sample as write_power_sample
+
+    write_power_sample(tmp_path / "raw", hours=24 * 90)
+
+    done = demo(tmp_path, str(tmp_path / "lake"), domain="power")
+
+    assert list(done["assets"]) == POWER_NAMES
+    assert len(OIL.feature_names) >= 30
+    model = done["assets"]["power/oil_model"]
+    assert model["dagster/row_count"] > 500
+    assert 0 < model["forecast_mae"] < 5 * model["naive_mae"]
+
+
+def test_an_unknown_domain_is_said() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster_project.demo", "--domain", "nothing"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "nothing: no such domain" in done.stdout
 
 
 @pytest.mark.slow

@@ -304,6 +304,24 @@ def test_derived_features_see_those_of_their_view_and_the_spine() -> None:
     assert found["thing_doubled"].to_list() == [16, 16]
 
 
+def test_a_derived_feature_reads_its_own_view_whatever_others_call_theirs() -> None:
+    other = FeatureView("a/other", _THING, "a/others", "at", ("v",))
+    view = FeatureView(
+        "a/one",
+        _THING,
+        "a/rows",
+        "at",
+        ("v",),
+        prefix="my_",
+        derived=(Derived.of("next", "v + 1"),),
+    )
+    sources = {"a/rows": rows_of([("a", 1, 1, 8)]), "a/others": rows_of([("a", 1, 1, 70)])}
+
+    found = training_frame(spine_of([("a", 9)]), [other, view], sources=sources).collect()
+
+    assert found.select("v", "my_v", "my_next").row(0) == (70, 8, 9)
+
+
 _ROWS = rows_of([("a", 1, 1, 1)])
 
 

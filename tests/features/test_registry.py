@@ -144,6 +144,20 @@ def test_a_renamed_view_is_known_again_and_one_taken_away_is_gone(orders: Lake) 
     assert states() == [("regshop/spent", "gone", ())]
 
 
+def test_the_same_view_under_a_prefix_is_no_other_definition(orders: Lake) -> None:
+    view = FeatureView(
+        "regshop/spent",
+        Entity("customer", ("customer",)),
+        "regshop/orders",
+        "at",
+        (Sum("amount", ["7d"], "spent"),),
+    )
+    prefixed = replace(view, prefix="my_")
+
+    assert prefixed.definition() == view.definition()
+    assert prefixed.fingerprint() != view.fingerprint()
+
+
 def test_lineage_goes_from_a_file_to_a_dataset_column_by_column(project: Path) -> None:
     nodes = lineage(Project(project))
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,6 +117,18 @@ def test_labels_and_windows_are_as_of_each_rows_own_time(shop: Lake) -> None:
         assert row["spent_7d"] == back["amount"].sum()
         assert row["country_name_7d"] == row["country"]
         assert row["share"] == pytest.approx(row["spent_7d"] / row["country_spent_7d"], rel=1e-5)
+
+
+def test_a_personal_key_stays_known_as_personal(lake: Lake) -> None:
+    rows = orders().to_arrow()
+    field = pa.field("customer", pa.int64(), metadata={"personal": "true"})
+    schema = rows.schema.set(0, field)
+    Table(lake, "shop/orders").create(pa.schema(schema))
+    append(Table(lake, "shop/orders"), rows)
+
+    manifest = publish(lake, SPEC, freeze(lake, SPEC)).manifest
+
+    assert manifest.schema.field("customer").metadata[b"personal"] == b"true"
 
 
 def test_a_query_may_be_the_spine(shop: Lake) -> None:
