@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import shlex
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 from dagster_project.place import SAMPLES, is_missing, settle
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, ProjectError
 
 # Dagster's own log goes to its UI; failures are told here in a line.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -56,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write_sample(domain: str) -> None:
-    write_sample = importlib.import_module(f"pipelines.{domain}_sample").write_sample
+    name = f"pipelines.{domain}_sample"
+    if importlib.util.find_spec(name) is None:
+        raise ProjectError(f"{domain} generates no sample; give raw files with RAW=<folder>")
+    write_sample = importlib.import_module(name).write_sample
     folder = SAMPLES / domain
     if not any(folder.glob("*.csv")):
         started = time.perf_counter()

@@ -39,8 +39,7 @@ def _hours(random: np.random.Generator, hours: int, warmth: float) -> pl.DataFra
     # Oil follows the weather at once and the load by some hours.
     heat = np.convolve(demand, np.exp(-np.arange(48) / 8) / 8)[:hours]
     oil = 14 + warmth + 9 * np.cos(year) + 2.2 * weather + 7 * heat + random.normal(0, 0.4, hours)
-    start = pl.Series([_FIRST]).cast(pl.Datetime("us"))
-    dates = pl.select(start.first() + pl.duration(hours=pl.Series(hour))).to_series()
+    dates = np.datetime64(_FIRST, "us") + hour.astype("timedelta64[h]")
     return pl.DataFrame({"date": dates, **loads, "OT": np.round(oil, 3)})
 
 
