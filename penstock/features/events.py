@@ -56,7 +56,7 @@ class Entities:
         """(rows,) the entity of each row; -1 where it is none of the spine's."""
         if self._numbers is None:
             first = self._first or 0
-            number = keys.to_series(0).cast(pl.Int64) - first
+            number = keys.to_series(0).cast(pl.Int64, strict=False) - first
             inside = number.is_between(0, self.count - 1)
             return number.set(~inside, -1).fill_null(-1).to_numpy()
         found = keys.join(self._numbers, on=self._names, how="left", maintain_order="left")
@@ -82,7 +82,7 @@ class Packing:
         self._ranked: Ints | None = None
         self._unit = 1
         self._width = last - self._first + 2
-        if self._is_wide(entities):
+        if self._is_wide(entities) and last - self._first < 1 << 63:
             self._unit = max(1, int(np.gcd.reduce(times - self._first)))
             self._width = (last - self._first) // self._unit + 2
         if self._is_wide(entities):
@@ -99,10 +99,11 @@ class Packing:
             place = np.searchsorted(self._ranked, times, "right")
         else:
             last = self._first + (self._width - 2) * self._unit
-            place = np.clip(times, self._first - self._unit, last)
-            place -= self._first - self._unit
+            place = np.clip(times, self._first, last)
+            place -= self._first
             if self._unit > 1:
                 place //= self._unit
+            place += times >= self._first
         return entities * self._width + place
 
 

@@ -155,11 +155,13 @@ def _seen(frame: TrainingFrame, view: FeatureView, mine: Sequence[pl.Expr]) -> p
     """Every row of the entity: times as integers, and where it came from; newest first."""
     scan = frame.scans[view.table]
     unit_us = frame.joins.unit_us
-    origin = [name for name in _ORIGIN if name in scan.collect_schema()]
+    kinds = scan.collect_schema()
+    origin = [name for name in _ORIGIN if name in kinds]
     created = pl.lit(None, pl.Int64)
     if view.created_time is not None:
-        created = as_number(view.created_time, unit_us)
-    columns = [as_number(view.event_time, unit_us).alias(EVENT), created.alias(CREATED)]
+        created = as_number(view.created_time, kinds[view.created_time], unit_us)
+    event = as_number(view.event_time, kinds[view.event_time], unit_us)
+    columns = [event.alias(EVENT), created.alias(CREATED)]
     counted = [
         window.expression.polars().is_not_null().fill_null(value=False)
         & (window.where.polars().fill_null(value=False) if window.where else pl.lit(True))

@@ -326,7 +326,7 @@ class TrainingFrame:
 
         with Parted(folder, "spine", keys, parts) as writer:
             writer.write(numbered())
-        return min(times), max(times)
+        return min(times, default=0), max(times, default=0)
 
 
 def _taken(parted: Parted, part: int, prepared: Prepared) -> pl.DataFrame:
@@ -380,7 +380,7 @@ def _parts(frame: TrainingFrame) -> int:
             row += sum(_WORKED_BYTES.get(function, 0) for _, function in _worked(view))
             needed += counted_rows(frame.scans[view.table]) * row
             needed += spine * _VALUE_BYTES * (len(view.feature_names) + 3)
-    if needed <= frame.memory_bytes:
+    if needed <= frame.memory_bytes or not spine:
         return 1
     return -(-needed * THREADS // frame.memory_bytes)
 

@@ -15,6 +15,7 @@ from penstock.features.windows import Counted
 
 TIME, ROW = "_time", "_row"
 _NANOSECONDS, _MICROSECONDS = 1e-3, 1.0
+_FAR_US = 9_200_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def plan(
     return Plan(
         [
             *(pl.col(name).cast(kind) for name, kind in kinds.items()),
-            as_number(event_time, unit_us).alias(TIME),
+            as_number(event_time, columns[event_time], unit_us).alias(TIME),
         ],
         list(groups.items()),
         unit_us,
@@ -155,10 +156,15 @@ def _is_nanoseconds(kind: pl.DataType) -> bool:
     return isinstance(kind, pl.Datetime) and kind.time_unit == "ns"
 
 
-def as_number(name: str, unit_us: float) -> pl.Expr:
-    """A time as an integer, since 1970 (UTC where it has a zone)."""
-    unit = "ns" if unit_us < 1 else "us"
-    return pl.col(name).dt.cast_time_unit(unit).cast(pl.Int64)
+def as_number(name: str, kind: pl.DataType, unit_us: float) -> pl.Expr:
+    """A time as an integer, since 1970 (UTC where it has a zone).
+
+    In nanoseconds, what lies before 1678 or after 2261 (such as a year 9999 for "never") is the
+    first or last that there is.
+    """
+    if unit_us < 1 and not _is_nanoseconds(kind):
+        return pl.col(name).dt.epoch("us").clip(-_FAR_US, _FAR_US) * 1000
+    return pl.col(name).dt.epoch("us" if unit_us == 1 else "ns")
 
 
 def prepare(view: FeatureView, rows: pl.LazyFrame) -> Prepared:
@@ -185,13 +191,15 @@ def _prepared(
     counted = dict[Counted, str]()
     for window in view.windows:
         counted.setdefault(window.counted, f"_w{len(counted)}")
+    found = rows.collect_schema()
     columns = [
         *(pl.col(key).cast(kinds[key]) for key in view.entity.keys),
-        as_number(view.event_time, unit_us).alias(EVENT),
+        as_number(view.event_time, found[view.event_time], unit_us).alias(EVENT),
         *(value.expression.polars().alias(value.name) for value in view.values),
     ]
     if view.created_time is not None:
-        columns.append(as_number(view.created_time, unit_us).alias(CREATED))
+        kind = found[view.created_time]
+        columns.append(as_number(view.created_time, kind, unit_us).alias(CREATED))
     for (what, where), name in counted.items():
         made = what.polars()
         if where is not None:

@@ -237,6 +237,38 @@ def test_a_nanosecond_later_is_later() -> None:
     assert training_frame(spine, [view], sources={"shop/rows": rows}).collect()["v"][0] is None
 
 
+def test_a_row_that_is_never_known_is_not_known_in_nanoseconds_either() -> None:
+    spine = pl.DataFrame({"k": ["a"], "event_time": [datetime(2024, 1, 1, tzinfo=UTC)]})
+    spine = spine.with_columns(pl.col("event_time").dt.cast_time_unit("ns"))
+    rows = pl.DataFrame(
+        {
+            "k": ["a", "a"],
+            "at": [datetime(2023, 1, day, tzinfo=UTC) for day in (1, 2)],
+            "known": [datetime(2023, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)],
+            "v": [1, 2],
+        }
+    )
+
+    assert training_frame(spine, [view_of()], sources={"shop/rows": rows}).collect()["v"][0] == 1
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 1])
+def test_nothing_joined_to_nothing_is_nothing(memory_bytes: int) -> None:
+    for spine, rows in (([], [("a", 1, 1, 1)]), ([("a", 5)], []), ([], [])):
+        assert join(spine, rows, memory_bytes=memory_bytes) == [None] * len(spine)
+
+
+def test_keys_too_large_for_int64_match_their_own() -> None:
+    large = 2**64 - 3
+    view = FeatureView("shop/view", _THING, "shop/rows", "at", ("v",))
+    time = pl.Series([1, 1]).cast(_TIME)
+    rows = pl.DataFrame({"k": pl.Series([large, 5], dtype=pl.UInt64), "at": time, "v": [1, 2]})
+    for keys in ([large, 5], [6, 5]):
+        spine = pl.DataFrame({"k": pl.Series(keys, dtype=pl.UInt64), "event_time": time})
+        found = training_frame(spine, [view], sources={"shop/rows": rows}).collect()
+        assert found["v"].to_list() == [1 if keys[0] == large else None, 2]
+
+
 def test_several_entities_each_keep_to_their_own(tmp_path: Path) -> None:
     spine = pl.DataFrame(
         {

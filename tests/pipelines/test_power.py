@@ -33,7 +33,7 @@ def test_features_and_labels_are_as_of_each_hour_of_each_transformer(tmp_path: P
     hours = Table(lake, "power/loads").snapshot().scan().collect()
     rows = Table(lake, OIL.table).snapshot().scan().collect()
     assert rows["_source_file"].n_unique() == 2
-    assert len(OIL.feature_names) == 31
+    assert len(OIL.feature_names) == 32
     for row in rows.sample(40, seed=2).iter_rows(named=True):
         mine = hours.filter(pl.col("_source_file") == row["_source_file"])
         t, day = row["event_time"], timedelta(hours=24)
