@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -23,6 +24,8 @@ from assets.lake import LakeResource
 from assets.metadata import column_schema, counts_markdown, table_metadata
 from assets.partitions import daily_partitions
 from assets.plots import bars
+from penstock import Lake
+from penstock.catalogue import catalogue
 from penstock.contracts import Contract
 from penstock.contracts.beyond import seconds
 from penstock.errors import SourceError
@@ -30,6 +33,7 @@ from penstock.features import DailyTable, FeatureView, materialize
 from penstock.ingest import Source, ingest
 from penstock.ingest.ledger import read_ledger, unread_files
 from penstock.labels import Outcome
+from penstock.project import Project
 from penstock.quality import Profile, Validation, drift, validate
 from penstock.quality.profiling import batch_profiles
 from penstock.quality.proving import prove_contract
@@ -380,6 +384,7 @@ def _training_set(domain: Domain, spec: TrainingSet) -> list[dg.AssetsDefinition
                 "bytes": manifest.size_bytes,
                 "shards": len(manifest.shards),
                 "written anew": published.is_new,
+                "catalogue": dg.MetadataValue.path(_write_catalogue(opened)),
                 "look at": _listed([w["message"] for w in manifest.details.get("warnings", ())]),
                 "seconds": round(time.perf_counter() - started, 3),
             },
@@ -387,6 +392,13 @@ def _training_set(domain: Domain, spec: TrainingSet) -> list[dg.AssetsDefinition
         )
 
     return [training_set, dataset]
+
+
+def _write_catalogue(lake: Lake) -> str:
+    """Write the page of all that the project has beside its tables; where it is."""
+    page = catalogue(lake, Project(Path(__file__).parent.parent))
+    lake.objects.put("catalogue.html", page.encode())
+    return f"{lake.uri}/catalogue.html"
 
 
 def _listed(lines: Sequence[str]) -> Any:

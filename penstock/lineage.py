@@ -37,15 +37,15 @@ def lineage(project: Project) -> dict[str, Node]:
         contract = source.contract
         folder = f"files of {source.table}"
         nodes[folder] = Node(folder, "source", ())
-        names = [column.name for column in contract.columns]
+        raw = {column.name: column.raw_name for column in contract.columns}
         nodes[source.table] = Node(
-            source.table, "bronze", (folder,), dict.fromkeys(names, ()), owner=contract.owner
+            source.table, "bronze", (folder,), dict.fromkeys(raw.values(), ()), owner=contract.owner
         )
         nodes[contract.table] = Node(
             contract.table,
             "table",
             (source.table,),
-            {name: (f"{source.table}.{name}",) for name in names},
+            {name: (f"{source.table}.{given}",) for name, given in raw.items()},
             {column.name: column.description for column in contract.columns},
             contract.description,
             contract.owner,
