@@ -271,7 +271,8 @@ class FeatureView:
 
         length = len(self.prefix)
         kept = tuple(
-            Value.of(name[length:]) for name in self.feature_names[: -len(self.derived) or None]
+            Value.of(name, name[length:])
+            for name in self.feature_names[: -len(self.derived) or None]
         )
         return replace(
             self, source=self.table, event_time=TIME, created_time=None, where="true", features=kept

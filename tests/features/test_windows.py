@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import Entity, FeatureView, Lake, Outcome, Table
-from penstock.features import Count, DailyTable, Max, Mean, Min, Sum, materialize, stale_days
+from penstock.features import (
+    Count,
+    DailyTable,
+    Derived,
+    Max,
+    Mean,
+    Min,
+    Sum,
+    materialize,
+    stale_days,
+    training_frame,
+)
 from penstock.tables import Stager
 
 _DAY = timedelta(days=1)
@@ -208,6 +220,25 @@ def test_a_late_event_makes_stale_only_the_days_whose_windows_reach_it(lake: Lak
     assert _stale_after(lake, LABEL.daily(), late) == [
         (date(2024, 1, 17) + n * _DAY).isoformat() for n in range(8)
     ]
+
+
+def test_a_materialized_view_joins_what_computing_gives_at_days_ends(lake: Lake) -> None:
+    append(
+        lake, [(k, _START + n * _DAY + timedelta(hours=9), n + 0.5) for n in range(9) for k in "ab"]
+    )
+    view = replace(VIEW, prefix="my_", derived=(Derived.of("twice", "total_7d * 2"),))
+    materialize(lake, view.daily(), stale_days(lake, view.daily()))
+    ends = [_START + n * _DAY for n in range(1, 10)]
+    spine = pl.DataFrame(
+        [(k, t) for k in "ab" for t in ends], schema=["k", "event_time"], orient="row"
+    )
+
+    computed, read = (
+        training_frame(spine, [each], lake=lake).collect() for each in (view, view.materialized())
+    )
+
+    assert computed.equals(read)
+    assert computed["my_twice"].to_list() == (computed["my_total_7d"] * 2).to_list()
 
 
 def test_days_without_events_are_still_computed(lake: Lake) -> None:
