@@ -390,7 +390,7 @@ def _spread_out(lists: _Lists, of_runs: Limbs) -> Limbs:
     return Limbs({place: spread(part) for place, part in of_runs.parts.items()}, len(lists.number))
 
 
-def _listed_sum(stream: _Stream, lists: _Lists, values: Limbs) -> Limbs:
+def _listed_sum(lists: _Lists, values: Limbs) -> Limbs:
     if not len(lists.having):
         return _spread_out(
             lists, Limbs({place: np.zeros(0, np.int64) for place in values.parts}, 0)
@@ -402,22 +402,22 @@ def _listed_infinite(stream: _Stream, lists: _Lists) -> NDArray[np.bool_] | None
     found = stream.infinite
     if found is None:
         return None
-    return _listed_sum(stream, lists, Limbs({0: found}, len(found))).parts[0] > 0
+    return _listed_sum(lists, Limbs({0: found}, len(found))).parts[0] > 0
 
 
 def _sum_listed(stream: _Stream, lists: _Lists, window: Window) -> pl.Series:
-    total = _listed_sum(stream, lists, stream.limbs)
+    total = _listed_sum(lists, stream.limbs)
     return _sum_of(stream, total, _listed_infinite(stream, lists))
 
 
 def _mean_listed(stream: _Stream, lists: _Lists, window: Window) -> pl.Series:
-    total = _listed_sum(stream, lists, stream.limbs)
+    total = _listed_sum(lists, stream.limbs)
     return _mean_of(total, _listed_infinite(stream, lists), lists.number)
 
 
 def _std_listed(stream: _Stream, lists: _Lists, window: Window) -> pl.Series:
-    total = _listed_sum(stream, lists, stream.limbs)
-    square = _listed_sum(stream, lists, stream.squares)
+    total = _listed_sum(lists, stream.limbs)
+    square = _listed_sum(lists, stream.squares)
     return _std_of(total, square, _listed_infinite(stream, lists), lists.number)
 
 

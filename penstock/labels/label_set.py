@@ -12,9 +12,10 @@ import polars as pl
 
 from penstock.errors import FeatureError, did_you_mean
 from penstock.features import Entity
+from penstock.labels.outcome import LABEL
 from penstock.lake import checked_name
 
-LABEL, SOURCE, CONFIDENCE = "label", "label_source", "confidence"
+SOURCE, CONFIDENCE = "label_source", "confidence"
 EVENT_TIME, CREATED_TIME = "event_time", "created_time"
 COLUMNS = (EVENT_TIME, LABEL, SOURCE, CONFIDENCE, CREATED_TIME)
 
