@@ -8,7 +8,9 @@ A join, from a spine to a frame:
 
 preparing.py    what is read of each input, checked by schemas alone
 events.py       a view's rows in order of entity and time; the newest known by a time
-aggregating.py  windows as of each row's own time   (exact.py: sums, ranges.py: minima and maxima)
+aggregating.py  windows as of each row's own time
+streams.py      the values that windows are over   (exact.py: sums, ranges.py: minima and maxima,
+                selecting.py: distinct counts and quantiles, listing.py: event by event)
 join.py         the point-in-time join of rows that fit in memory
 spilling.py     rows parted by entity on disk, and put back into the spine's order
 frame.py        training_frame: all of this for a spine and views

@@ -8,11 +8,9 @@ and went in the source's log), when it was left so before, or when the definitio
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,7 @@ from penstock.features import registry
 from penstock.features.events import Entities, Events, Ints, SpineRows
 from penstock.features.join import EVENT, Prepared, ViewRows
 from penstock.features.preparing import prepare
-from penstock.features.spilling import BATCH, Parted
+from penstock.features.spilling import BATCH, Parted, Spill
 from penstock.features.view import FeatureView
 from penstock.features.windows import DAY_US
 from penstock.lake import Lake
@@ -272,12 +270,12 @@ def _parts(
     if parts <= 1:
         yield prepared, rows.collect()
         return
-    with tempfile.TemporaryDirectory(prefix="penstock-days-") as folder:
-        with Parted(Path(folder), "events", keys, parts) as writer:
-            writer.write(rows.collect_batches(chunk_size=BATCH))
+    with Spill() as spill:
+        parted = Parted(spill, keys, parts)
+        parted.write(rows.collect_batches(chunk_size=BATCH))
         for part in range(parts):
-            taken = writer.take(part)
-            if taken is not None and taken.height:
+            taken = parted.take(part)
+            if taken is not None:
                 yield prepared, taken
 
 

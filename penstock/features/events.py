@@ -7,7 +7,6 @@ touched alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -226,25 +225,36 @@ def _settled(
     order: Ints | None, packed: Ints, rows: Ints | None, created: Ints | None, ties: pl.DataFrame
 ) -> Ints | None:
     """The order with rows of one entity and event time ordered among themselves."""
-    same = packed[1:] == packed[:-1]
-    if not same.any():
+    places = _in_runs(packed[1:] == packed[:-1])
+    if not len(places):
         return order
-    tied = np.zeros(len(packed), bool)
-    tied[1:] |= same
-    tied[:-1] |= same
-    places = np.flatnonzero(tied)
-    if order is None:
-        order = np.arange(len(packed))
-    chosen = order[places]
-    by = {"_packed": packed[places]}
+    order = np.arange(len(packed)) if order is None else order.copy()
     if created is not None:
-        by["_created"] = created[chosen]
-    values = ties[chosen if rows is None else rows[chosen]]
-    sorted_by = pl.DataFrame(by).hstack(values)
-    index = sorted_by.select(pl.arg_sort_by(sorted_by.columns)).to_series().to_numpy()
-    order = order.copy()
-    order[places] = chosen[index]
+        chosen = order[places]
+        chosen = chosen[np.lexsort((created[chosen], packed[places]))]
+        order[places] = chosen
+        # Few are alike in both times, and to order by values takes long.
+        alike = packed[places[1:]] == packed[places[:-1]]
+        alike &= created[chosen[1:]] == created[chosen[:-1]]
+        places = places[_in_runs(alike)]
+    if len(places) and ties.width:
+        chosen = order[places]
+        values = sortable(ties[chosen if rows is None else rows[chosen]])
+        by = {"_packed": packed[places]}
+        if created is not None:
+            by["_created"] = created[chosen]
+        sorted_by = pl.DataFrame([*pl.DataFrame(by), *values])
+        index = sorted_by.select(pl.arg_sort_by(sorted_by.columns)).to_series().to_numpy()
+        order[places] = chosen[index]
     return order
+
+
+def _in_runs(is_as_before: NDArray[np.bool_]) -> Ints:
+    """Places of rows that are like the one before them or the one after."""
+    tied = np.zeros(len(is_as_before) + 1, bool)
+    tied[1:] |= is_as_before
+    tied[:-1] |= is_as_before
+    return np.flatnonzero(tied)
 
 
 def _taken(values: Ints, order: Ints | None) -> Ints:
@@ -257,7 +267,13 @@ def _row_numbers(rows: Ints | None, order: Ints | None, count: int) -> Ints:
     return rows if order is None else rows[order]
 
 
-def sortable(frame: pl.DataFrame) -> pl.DataFrame:
-    """The columns that rows can be ordered by."""
-    fit: Sequence[str] = [name for name, kind in frame.schema.items() if not kind.is_nested()]
-    return frame.select(fit)
+def sortable(frame: pl.DataFrame) -> list[pl.Series]:
+    """Columns by which rows are ordered, whatever order they are in."""
+    columns = list[pl.Series]()
+    for number, column in enumerate(frame):
+        by = column.rank("dense") if column.dtype.is_nested() else column
+        columns.append(by.alias(f"{number}"))
+        if column.dtype.is_float():  # 0.0 and -0.0 are equal
+            sign = pl.Series(f"{number}-", np.signbit(column.fill_null(0.0).to_numpy()))
+            columns.append(sign)
+    return columns

@@ -7,8 +7,7 @@ and views are parted by entity on this machine's disk and joined part after part
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +21,16 @@ import pyarrow as pa
 from penstock.errors import FeatureError
 from penstock.features.events import Ints
 from penstock.features.join import THREADS, Joined, KnownAt, Prepared, join_views
-from penstock.features.preparing import ROW, TIME, Plan, counted_rows, plan
-from penstock.features.spilling import BATCH, STRETCH, InOrder, Parted
+from penstock.features.preparing import TIME, Plan, counted_rows, plan
+from penstock.features.spilling import (
+    BATCH,
+    MOST_PARTS,
+    STRETCH,
+    InOrder,
+    Parted,
+    PartedSpine,
+    Spill,
+)
 from penstock.features.view import FeatureView, derived
 from penstock.features.windows import Counted
 from penstock.lake import Lake
@@ -36,6 +43,8 @@ Frame = pl.DataFrame | pl.LazyFrame | pa.Table
 MEMORY_BYTES = int(os.environ.get("PENSTOCK_JOIN_MEMORY_BYTES", str(1 << 30)))
 _VALUE_BYTES, _ORDER_BYTES = 8, 64
 """What a value costs while it is joined, and to put a row in order."""
+_SLACK = 3
+"""Of a part on its way from disk, sorted and back, this many times as much is held (measured)."""
 _WORKED_BYTES = {"sum": 64, "mean": 16, "std": 160, "min": 28, "max": 28, "quantile": 64}
 """What is worked out of an event beside, by the function of a window."""
 
@@ -190,8 +199,7 @@ class TrainingFrame:
         if parts == 1:
             yield self._at_once()
             return
-        with tempfile.TemporaryDirectory(prefix="penstock-join-") as folder:
-            yield from self._in_parts(Path(folder), parts)
+        yield from self._in_parts(parts)
 
     def explain_row(self, row: int) -> Explanation:
         """Which rows of the sources gave one row its values, and why no newer ones did.
@@ -246,92 +254,69 @@ class TrainingFrame:
                 "first"
             )
 
-    def _in_parts(self, folder: Path, parts: int) -> Iterator[pl.DataFrame]:
-        # Read once: a query may give its rows in another order when it is asked again.
-        self.spine.sink_ipc(folder / "spine.arrow", compression="uncompressed", maintain_order=True)
-        kept = pl.scan_ipc(folder / "spine.arrow")
-        outputs = [
-            self._parted_join(folder / str(number), kept, keys, group, parts)
-            for number, (keys, group) in enumerate(self.joins.groups)
-        ]
-        stretches = [output.stretches() for output in outputs]
-        for spine in _in_stretches(kept):
-            columns = dict[str, pl.Series]()
-            for found in stretches:
-                columns |= {series.name: series for series in next(found)}
-            yield self._finished(spine, columns)
+    def _in_parts(self, parts: int) -> Iterator[pl.DataFrame]:
+        groups = self.joins.groups
+        with Spill() as kept, Spill() as rows, Spill() as found:
+            spine = PartedSpine(kept, [keys for keys, _ in groups], parts)
+            low, high = self._part_spine(spine)
+            outputs = list[InOrder]()
+            for number, (keys, group) in enumerate(groups):
+                outputs.append(InOrder(found, spine, number))
+                for prepared in group:
+                    rows.again()
+                    bounded = _bounded(prepared, np.array([low, high]), self.joins.unit_us)
+                    parted = Parted(rows, keys, parts)
+                    parted.write(bounded.collect_batches(chunk_size=BATCH))
+                    self._join_parts(outputs[-1], prepared, parted, partial(spine.part, number))
+            for number, stretch in enumerate(spine.stretches()):
+                columns = [column for output in outputs for column in output.stretch(number)]
+                yield self._finished(stretch, {column.name: column for column in columns})
 
-    def _parted_join(
+    def _join_parts(
         self,
-        folder: Path,
-        spine: pl.LazyFrame,
-        keys: tuple[str, ...],
-        group: Sequence[Prepared],
-        parts: int,
-    ) -> InOrder:
-        folder.mkdir()
-        wanted = spine.select(self.joins.spine_columns).select(*keys, TIME)
-        low, high = self._part_spine(folder, wanted, keys, parts)
-        parted = list[Parted]()
-        for number, prepared in enumerate(group):
-            bounded = _bounded(prepared, np.array([low, high]), self.joins.unit_us)
-            with Parted(folder, f"view-{number}", keys, parts) as writer:
-                writer.write(bounded.collect_batches(chunk_size=BATCH))
-            parted.append(writer)
-        output = InOrder(folder, "features", counted_rows(spine))
-        parted_spine = Parted(folder, "spine", keys, parts)
+        output: InOrder,
+        prepared: Prepared,
+        parted: Parted,
+        spine: Callable[[int], pl.DataFrame | None],
+    ) -> None:
+        keys = prepared.view.entity.keys
 
-        def joined(part: int) -> tuple[pl.DataFrame, list[Joined], Ints] | None:
-            rows = parted_spine.take(part)
-            if rows is None or not rows.height:
-                return None
-            rows = rows.sort(ROW)
+        def joined(part: int) -> list[Joined]:
+            wanted = spine(part)
+            if wanted is None:
+                return []
+            rows = parted.take(part)
+            if rows is None:
+                rows = prepared.rows.clear().collect()
             found, reports = join_views(
-                rows.select(keys),
-                rows[TIME].to_numpy(),
-                [
-                    (prepared, partial(_taken, each, part, prepared))
-                    for prepared, each in zip(group, parted, strict=True)
-                ],
+                wanted.select(keys),
+                wanted[TIME].to_numpy(),
+                [(prepared, lambda: rows)],
                 self.known_at,
                 self.joins.unit_us,
                 threads=1,
             )
-            return found, reports, rows[ROW].to_numpy()
+            output.put(part, found)
+            return reports
 
+        output.begin()
         with ThreadPoolExecutor(THREADS, thread_name_prefix="penstock-join") as pool:
-            for start in range(0, parts, THREADS):  # so many are held, and no more
-                for done in pool.map(joined, range(start, min(start + THREADS, parts))):
-                    if done is not None:
-                        found, reports, numbers = done
-                        self._told(reports)
-                        output.write(found, numbers)
-        return output
+            for reports in pool.map(joined, range(parted.parts)):
+                self._told(reports)
 
-    def _part_spine(
-        self, folder: Path, wanted: pl.LazyFrame, keys: tuple[str, ...], parts: int
-    ) -> tuple[int, int]:
+    def _part_spine(self, spine: PartedSpine) -> tuple[int, int]:
         """Part the spine's keys and times; the first and the last time."""
-        times = list[int]()
-
-        def numbered() -> Iterator[pl.DataFrame]:
-            first = 0
-            for batch in wanted.collect_batches(chunk_size=BATCH, maintain_order=True):
-                self._check_times(batch[TIME], first)
-                found = batch[TIME].to_numpy()
-                if len(found):
-                    times.extend((int(found.min()), int(found.max())))
-                yield batch.with_columns(pl.Series(ROW, np.arange(first, first + batch.height)))
-                first += batch.height
-
-        with Parted(folder, "spine", keys, parts) as writer:
-            writer.write(numbered())
-        return min(times, default=0), max(times, default=0)
-
-
-def _taken(parted: Parted, part: int, prepared: Prepared) -> pl.DataFrame:
-    rows = parted.take(part)
-    return rows if rows is not None else prepared.rows.clear().collect()
+        # Read once: a query may give its rows in another order when it is asked again.
+        lows, highs, first = list[int](), list[int](), 0
+        for rows in _in_stretches(self.spine):
+            wanted = rows.select(self.joins.spine_columns)
+            self._check_times(wanted[TIME], first)
+            found = wanted[TIME].to_numpy()
+            lows.append(int(found.min()))
+            highs.append(int(found.max()))
+            spine.put(rows, [wanted.select(*keys, TIME) for keys, _ in self.joins.groups])
+            first += rows.height
+        return min(lows, default=0), max(highs, default=0)
 
 
 def _in_stretches(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
@@ -371,18 +356,20 @@ def _bounded(prepared: Prepared, times: Ints, unit_us: float) -> pl.LazyFrame:
 def _parts(frame: TrainingFrame) -> int:
     """Into how many parts a join is to be cut; 1 where it is done at once."""
     spine = counted_rows(frame.spine)
-    needed = 0
+    needed = list[int]()
     for _, group in frame.joins.groups:
         for prepared in group:
             view = prepared.view
             columns = len(prepared.rows.collect_schema())
             row = _VALUE_BYTES * columns + _ORDER_BYTES
             row += sum(_WORKED_BYTES.get(function, 0) for _, function in _worked(view))
-            needed += counted_rows(frame.scans[view.table]) * row
-            needed += spine * _VALUE_BYTES * (len(view.feature_names) + 3)
-    if needed <= frame.memory_bytes or not spine:
+            of_spine = _VALUE_BYTES * (len(view.feature_names) + 3)
+            needed.append(counted_rows(frame.scans[view.table]) * row + spine * of_spine)
+    if sum(needed) <= frame.memory_bytes or not spine:
         return 1
-    return -(-needed * THREADS // frame.memory_bytes)
+    # Parts are joined to one view after the other.
+    parts = -(-max(needed) * THREADS * _SLACK // frame.memory_bytes)
+    return min(max(parts, 2), MOST_PARTS)
 
 
 def _worked(view: FeatureView) -> set[tuple[Counted, str]]:

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from penstock.features.aggregating import aggregate
-from penstock.features.events import Entities, Events, Ints, SpineRows, sortable
+from penstock.features.events import Entities, Events, Ints, SpineRows
 from penstock.features.view import FeatureView
 from penstock.features.windows import Counted
 
@@ -128,7 +128,7 @@ class ViewRows:
             entities.count,
             frame[EVENT].to_numpy(),
             created,
-            sortable(frame.drop([*keys, EVENT, CREATED], strict=False)),
+            frame.drop([*keys, EVENT, CREATED], strict=False),
             waits=waits,
         )
 

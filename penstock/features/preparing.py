@@ -13,7 +13,7 @@ from penstock.features.join import CREATED, EVENT, Prepared
 from penstock.features.view import FeatureView
 from penstock.features.windows import Counted
 
-TIME, ROW = "_time", "_row"
+TIME = "_time"
 _NANOSECONDS, _MICROSECONDS = 1e-3, 1.0
 _FAR_US = 9_200_000_000_000_000
 

@@ -314,7 +314,7 @@ def LastK(  # noqa: N802
 def DistinctCount(  # noqa: N802
     what: str | pl.Expr, over: Iterable[str], name: str | None = None, **options: Unpack[Options]
 ) -> Aggregate:
-    """How many different values."""
+    """How many different values: exactly, in a time that does not grow with the window."""
     return _aggregate("distinct_count", what, over, name, options)
 
 

@@ -34,6 +34,7 @@ from penstock.features import (
 )
 from penstock.features.exact import limbs
 from penstock.features.ranges import RangeBest
+from penstock.features.selecting import RangeOrder
 
 _S = 1_000_000
 _TIME = pl.Datetime("us", "UTC")
@@ -271,6 +272,28 @@ def test_minima_and_maxima_of_ranges(values: list[int], cuts: list[tuple[int, in
     for which, best in (("min", min), ("max", max)):
         found = RangeBest(np.array(values), which).over(low, high)
         assert found.tolist() == [best(values[a:b]) for a, b in ranges]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(st.integers(0, 9), max_size=60),
+    asked=st.lists(
+        st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 12)), min_size=1
+    ),
+)
+def test_counts_and_places_of_ranges(values: list[int], asked: list[tuple[int, int, int]]) -> None:
+    n = len(values)
+    ranges = [(min(a, b, n), min(max(a, b), n), of) for a, b, of in asked]
+    low, high, of = np.array(ranges).T
+    order = RangeOrder(np.array(values, np.int64))
+
+    assert order.below(low, high, of).tolist() == [
+        sum(value < bound for value in values[a:b]) for a, b, bound in ranges
+    ]
+    inside = of < high - low
+    assert order.smallest(low[inside], high[inside], of[inside]).tolist() == [
+        sorted(values[a:b])[k] for a, b, k in ranges if k < b - a
+    ]
 
 
 @pytest.mark.parametrize(
