@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from penstock.features.events import Events, Ints, SpineRows
+from penstock.features.events import Events, Ints, SpineRows, earlier
 from penstock.features.listing import LISTED, NO_LISTS, grouped, interpolated, listed
 from penstock.features.ranges import RangeBest
 from penstock.features.streams import Stream, masked, mean_of, std_of, sum_of
@@ -64,10 +64,11 @@ class _Bounds:
     def _between(self, length: int, every: int, lag: int) -> _Range:
         events, spine = self.events, self._spine
         if (every, lag) not in self._ends:
-            end = (spine.time // every * every if every else spine.time) - lag
+            end = earlier(spine.time, np.mod(spine.time, every)) if every else spine.time
+            end = earlier(end, lag)
             self._ends[every, lag] = end, events.before(spine, end)
         end, high = self._ends[every, lag]
-        low = events.before(spine, end - length)
+        low = events.before(spine, earlier(end, length))
         if events.known is None:
             return _Range(low, high, None, spine.time)
         # From `sure` on some are hidden. If all are, the window ends there; if it is mixed, its
@@ -135,11 +136,13 @@ def _sum(stream: Stream, low: Ints, high: Ints, window: Window) -> pl.Series:
 
 
 def _mean(stream: Stream, low: Ints, high: Ints, window: Window) -> pl.Series:
-    return mean_of(stream.running.between(low, high), _infinite(stream, low, high), high - low)
+    total = stream.running.between(low, high)
+    return mean_of(stream, total, _infinite(stream, low, high), high - low)
 
 
 def _std(stream: Stream, low: Ints, high: Ints, window: Window) -> pl.Series:
     return std_of(
+        stream,
         stream.running.between(low, high),
         stream.running_squares.between(low, high),
         _infinite(stream, low, high),
@@ -158,7 +161,7 @@ def _count(stream: Stream, low: Ints, high: Ints, window: Window) -> pl.Series:
 
 def _best(stream: Stream, best: RangeBest, low: Ints, high: Ints) -> pl.Series:
     having = np.flatnonzero(high > low)
-    numbers = np.zeros(len(low), stream.numbers.dtype)
+    numbers = np.zeros(len(low), stream.ordinals.dtype)
     numbers[having] = best.over(low[having], high[having])
     return stream.back(numbers, high <= low)
 

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
-from penstock.errors import TableNotFound
+from penstock.errors import FeatureError, TableNotFound
 from penstock.features import registry
 from penstock.features.events import Entities, Events, Ints, SpineRows
 from penstock.features.join import EVENT, Prepared, ViewRows
@@ -226,7 +226,10 @@ def _possible(definition: DailyTable, source: Snapshot) -> _Range | None:
     high = [file.highest[time] for file in source.files if file.highest[time] is not None]
     if not low:
         return None
-    first, last = _day_of(min(low)), _day_of(max(high)) - definition.lookahead_days * _ONE_DAY
+    first, last = _day_of(min(low)), _day_of(max(high))
+    if definition.lookahead_days:  # a label needs whole days
+        is_over = _end_of(last) == _aware(max(high))
+        last -= (definition.lookahead_days + (not is_over)) * _ONE_DAY
     return _Range(first, last) if first <= last else None
 
 
@@ -349,7 +352,7 @@ def _schema(definition: DailyTable, source: Snapshot) -> pa.Schema:
     features = [
         pa.field(
             series.name,
-            _stored(series.to_arrow().type),
+            _stored(series.to_arrow().type, f"{view.table}: {series.name}"),
             metadata={"comment": told[series.name]} if series.name in told else None,
         )
         for series in columns
@@ -366,13 +369,34 @@ def _schema(definition: DailyTable, source: Snapshot) -> pa.Schema:
     )
 
 
-def _stored(kind: pa.DataType) -> pa.DataType:
-    """The type as a Delta table has it."""
-    if pa.types.is_large_string(kind):
+def _stored(kind: pa.DataType, name: str) -> pa.DataType:
+    """The type as a Delta table has it.
+
+    Raises
+    ------
+    FeatureError: it has none.
+    """
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
     if pa.types.is_large_list(kind):
-        return pa.list_(_stored(kind.value_type))
+        return pa.list_(_stored(kind.value_type, name))
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", "UTC" if kind.tz else None)
+    if pa.types.is_dictionary(kind):
+        return _stored(kind.value_type, name)
+    if kind in _WIDER:
+        return _WIDER[kind]
+    if pa.types.is_time(kind) or pa.types.is_duration(kind) or pa.types.is_null(kind):
+        raise FeatureError(
+            f"{name} is {kind}, which no Delta table holds; cast it to a number or text"
+        )
     return kind
+
+
+_WIDER = {pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64()}
+"""Delta has no unsigned integers."""
 
 
 _EXTRA_TYPES: dict[str, pa.DataType] = {
@@ -388,7 +412,12 @@ def _us(time: datetime) -> int:
 
 def _day_of(time: datetime) -> date:
     """The day at or before whose end the time lies."""
-    return (time.astimezone(UTC) - timedelta(microseconds=1)).date()
+    return (_aware(time) - timedelta(microseconds=1)).date()
+
+
+def _aware(time: datetime) -> datetime:
+    """In UTC; so are times without a zone."""
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _end_of(day: date) -> datetime:

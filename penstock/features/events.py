@@ -106,6 +106,15 @@ class Packing:
         return entities * self._width + place
 
 
+def earlier(times: Ints, by: int | Ints) -> Ints:
+    """Times so much earlier (later where it is below zero), at most the first or last there is."""
+    last = np.iinfo(np.int64)
+    with np.errstate(over="ignore"):
+        moved = times - by
+    wrapped = np.where(np.asarray(by) >= 0, moved > times, moved < times)
+    return np.where(wrapped, np.where(np.asarray(by) >= 0, last.min, last.max), moved)
+
+
 @dataclass(frozen=True, slots=True)
 class SpineRows:
     """A spine's rows in order of entity and time."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,23 @@ class Limbs:
     def at(self, places: Ints) -> Limbs:
         """Of values: those at some places."""
         return self._each(lambda part: part[places], len(places))
+
+    def whole(self, name: str) -> Ints:
+        """Of integers: the sum.
+
+        Raises
+        ------
+        FeatureError: it does not fit 64 bits.
+        """
+        low, high = self.parts[0], self.parts.get(_WIDTH)
+        if high is None:
+            return low
+        high = high + (low >> _WIDTH)
+        if len(high) and not -(1 << 31) <= int(high.min()) <= int(high.max()) < 1 << 31:
+            raise FeatureError(
+                f"{name}: a total does not fit 64 bits; cast what is summed to Float64"
+            )
+        return (high << _WIDTH) + (low & ((1 << _WIDTH) - 1))
 
     def total(self) -> tuple[Floats, Floats]:
         """As the sum of a float and a much smaller one, the nearest that there are."""
@@ -109,6 +127,16 @@ def limbs(values: Floats, name: str, *, largest: float = _LARGEST) -> Limbs:
         rest = np.subtract(rest, part, out=part)  # exact: multiples of the value's last bit
         if not rest.any():
             break
+    return Limbs(parts, len(values))
+
+
+def whole_limbs(values: NDArray[np.integer[Any]]) -> Limbs:
+    """Integers as limbs: one, where no sum of them leaves int64, else two."""
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    if max(-low, high) * max(1, len(values)) < 1 << 62:
+        return Limbs({0: values.astype(np.int64)}, len(values))
+    mask = values.dtype.type((1 << _WIDTH) - 1)
+    parts = {_WIDTH: (values >> _WIDTH).astype(np.int64), 0: (values & mask).astype(np.int64)}
     return Limbs(parts, len(values))
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from penstock.errors import FeatureError
-from penstock.features.join import CREATED, EVENT, KnownAt, join_views
+from penstock.features.events import sortable
+from penstock.features.join import CREATED, EVENT, KnownAt, Prepared, join_views
 from penstock.features.preparing import TIME, as_number
 from penstock.features.view import FeatureView
 from penstock.features.windows import Window, length_text
@@ -136,7 +137,7 @@ def explain(frame: TrainingFrame, row: int) -> Explanation:
                 frame.known_at,
                 unit_us,
             )
-            seen = _seen(frame, view, mine)
+            seen = _seen(frame, prepared, mine)
             told.append(
                 ViewTold(
                     view.table,
@@ -151,8 +152,9 @@ def explain(frame: TrainingFrame, row: int) -> Explanation:
     return Explanation(row, _moment(time, unit_us), told)
 
 
-def _seen(frame: TrainingFrame, view: FeatureView, mine: Sequence[pl.Expr]) -> pl.DataFrame:
+def _seen(frame: TrainingFrame, prepared: Prepared, mine: Sequence[pl.Expr]) -> pl.DataFrame:
     """Every row of the entity: times as integers, and where it came from; newest first."""
+    view = prepared.view
     scan = frame.scans[view.table]
     unit_us = frame.joins.unit_us
     kinds = scan.collect_schema()
@@ -168,13 +170,15 @@ def _seen(frame: TrainingFrame, view: FeatureView, mine: Sequence[pl.Expr]) -> p
         for window in view.windows
     ]
     named = [each.alias(f"_{number}") for number, each in enumerate(counted)]
-    return (
+    found = (
         scan.filter(view.filter.polars(), *mine)
-        .select(*columns, *origin, *named)
+        .select(*columns, *origin, *named, pl.struct(prepared.tied).alias("_tied"))
         .filter(pl.col(EVENT).is_not_null())
-        .sort(EVENT, CREATED, descending=True, nulls_last=True)
         .collect()
     )
+    by = pl.DataFrame([found[EVENT], found[CREATED], *sortable(found["_tied"].struct.unnest())])
+    order = by.select(pl.arg_sort_by(by.columns)).to_series()
+    return found.drop("_tied")[order.reverse()]
 
 
 def _newest(
@@ -235,6 +239,11 @@ def _source_row(found: Mapping[str, Any], unit_us: float) -> SourceRow:
     )
 
 
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""What a datetime holds: years 1 to 9999."""
+
+
 def _moment(time: int, unit_us: float) -> datetime:
-    seconds, rest = divmod(round(time * unit_us), 1_000_000)
+    us = min(max(round(time * unit_us), _FIRST_US), _LAST_US)
+    seconds, rest = divmod(us, 1_000_000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import polars as pl
-from polars.exceptions import PolarsError
+import xxhash
+from polars.exceptions import ColumnNotFoundError, PolarsError
 
 from penstock.errors import FeatureError
 
@@ -16,7 +17,7 @@ class Expression:
 
     Raises
     ------
-    FeatureError: the text is no expression.
+    FeatureError: the text is no expression, or one that looks at more than one row.
     """
 
     text: str
@@ -24,8 +25,7 @@ class Expression:
     is_json: bool = False
 
     def __post_init__(self) -> None:
-        if not self.is_json:
-            self.polars()
+        _check_by_row(self.polars(), self)
 
     def polars(self) -> pl.Expr:
         """To be evaluated."""
@@ -37,6 +37,14 @@ class Expression:
             return pl.sql_expr(self.text)
         except PolarsError as error:
             raise FeatureError(f"{self.text!r} is no SQL expression: {error}") from error
+
+    @property
+    def identity(self) -> str:
+        """What it says, told from whatever says anything else; for fingerprints."""
+        if not self.is_json:
+            return self.text
+        # As polars shows an expression, some of its arguments are left out.
+        return f"{self} #{xxhash.xxh3_64_hexdigest(self.text.encode())}"
 
     @property
     def columns(self) -> list[str]:
@@ -60,4 +68,32 @@ def expression(given: str | pl.Expr | Expression) -> Expression:
         case str():
             return Expression(given)
         case _:
-            return Expression(given.meta.serialize(format="json"), is_json=True)
+            try:
+                return Expression(given.meta.serialize(format="json"), is_json=True)
+            except (PolarsError, ImportError) as error:
+                raise FeatureError(
+                    f"{given} holds a Python function, which can't be written down: use polars' "
+                    "own expressions, or Derived.of with a function"
+                ) from error
+
+
+def _check_by_row(given: pl.Expr, whole: Expression) -> None:
+    """Refuse what looks at more than one row: of those, some come later."""
+    waiting = [given]
+    while waiting:
+        each = waiting.pop()
+        inputs = each.meta.pop()
+        try:
+            is_by_row = each.meta.is_row_separable() and (
+                each.meta.is_length_preserving() or each.meta.is_scalar()
+            )
+        except (ColumnNotFoundError, PolarsError):  # some functions tell only of real columns
+            is_by_row = True
+        is_list = not inputs and each is not given and str(each) == "Series"
+        if not is_by_row and not is_list:
+            raise FeatureError(
+                f"{whole}: {each} looks at more than one row, and some of them come later: use a "
+                "window (Sum, Mean, Last, Quantile, ...), or work the column out in a table before"
+            )
+        # What is done within a list's own elements concerns one row.
+        waiting += [one for one in inputs if "element()" not in str(one)]

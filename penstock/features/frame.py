@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from polars.exceptions import PolarsError
 
 from penstock.errors import FeatureError
 from penstock.features.events import Ints
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 Frame = pl.DataFrame | pl.LazyFrame | pa.Table
 MEMORY_BYTES = int(os.environ.get("PENSTOCK_JOIN_MEMORY_BYTES", str(1 << 30)))
+_LAST = (1 << 63) - 1
 _VALUE_BYTES, _ORDER_BYTES = 8, 64
 """What a value costs while it is joined, and to put a row in order."""
 _SLACK = 3
@@ -51,7 +53,7 @@ _WORKED_BYTES = {"sum": 64, "mean": 16, "std": 160, "min": 28, "max": 28, "quant
 
 def training_frame(
     spine: str | Frame,
-    views: Sequence[FeatureView],
+    views: FeatureView | Sequence[FeatureView],
     *,
     known_at: KnownAt = "created",
     event_time: str = "event_time",
@@ -78,6 +80,10 @@ def training_frame(
         features share a name; before any row is read.
     TableNotFound: the lake has no such table.
     """
+    if isinstance(views, FeatureView):
+        views = [views]
+    if memory_bytes < 1:
+        raise FeatureError(f"memory_bytes={memory_bytes}: it is above 0")
     if known_at not in ("event", "created"):
         raise FeatureError(f"known_at={known_at!r}: it is 'created' or 'event'")
     given = dict(sources or {})
@@ -120,10 +126,17 @@ class _Opened:
         return self._rows[name]
 
 
-def _lazy(frame: Frame) -> pl.LazyFrame:
-    if isinstance(frame, pa.Table):
-        frame = pl.DataFrame(pl.from_arrow(frame))
-    return frame.lazy()
+def _lazy(frame: Any) -> pl.LazyFrame:
+    match frame:
+        case pa.Table():
+            return pl.DataFrame(pl.from_arrow(frame)).lazy()
+        case pl.DataFrame() | pl.LazyFrame():
+            return frame.lazy()
+        case _:
+            raise FeatureError(
+                f"{type(frame).__name__} is no frame to join: give a polars or Arrow one, such as "
+                "pl.DataFrame(rows), or a table's name"
+            )
 
 
 @dataclass
@@ -192,14 +205,15 @@ class TrainingFrame:
 
         Raises
         ------
-        FeatureError: a row of the spine has no time.
+        FeatureError: a row of the spine has no time, or an expression fails on a value.
         """
         self._report = []
-        parts = _parts(self)
-        if parts == 1:
-            yield self._at_once()
-            return
-        yield from self._in_parts(parts)
+        try:
+            parts = _parts(self)
+            yield from [self._at_once()] if parts == 1 else self._in_parts(parts)
+        except PolarsError as error:  # what schemas don't tell, such as a text that is no number
+            names = ", ".join(view.table for view in self.views)
+            raise FeatureError(f"{self.name} with {names}: {error}") from error
 
     def explain_row(self, row: int) -> Explanation:
         """Which rows of the sources gave one row its values, and why no newer ones did.
@@ -346,10 +360,10 @@ def _bounded(prepared: Prepared, times: Ints, unit_us: float) -> pl.LazyFrame:
     view = prepared.view
     low, high = int(times.min()), int(times.max())
     ahead = max([0, *(-window.lag_us for window in view.windows)])
-    kept = pl.col(EVENT) <= high + round(ahead / unit_us)
+    kept = pl.col(EVENT) <= min(high + round(ahead / unit_us), _LAST)
     if not view.values or view.ttl_us is not None:
         reach = max([view.ttl_us or 0, *(window.reach_us for window in view.windows)])
-        kept &= pl.col(EVENT) >= low - round(reach / unit_us)
+        kept &= pl.col(EVENT) >= max(low - round(reach / unit_us), -_LAST - 1)
     return prepared.rows.filter(kept)
 
 

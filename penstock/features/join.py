@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from penstock.features.aggregating import aggregate
-from penstock.features.events import Entities, Events, Ints, SpineRows
+from penstock.features.events import Entities, Events, Ints, SpineRows, earlier
 from penstock.features.view import FeatureView
 from penstock.features.windows import Counted
 
@@ -58,6 +58,8 @@ class Prepared:
     rows: pl.LazyFrame = field(repr=False)
     counted: dict[Counted, str]
     """The column of what each window is over."""
+    tied: Sequence[pl.Expr] = field(default=(), repr=False)
+    """Of the source: by what rows alike in their times are ordered."""
 
 
 def join_views(
@@ -110,7 +112,7 @@ class ViewRows:
         unit_us: float,
     ) -> None:
         view = prepared.view
-        self._prepared, self._unit_us = prepared, unit_us
+        self._prepared, self._unit_us, self._entities = prepared, unit_us, entities.count
         self._report = Joined(view.table, rows_read=frame.height)
         waits = known_at == "created" and view.created_time is not None
         if frame[EVENT].null_count():
@@ -150,9 +152,14 @@ class ViewRows:
             names = [value.name for value in view.values]
             found = self._frame.select(pl.col(names).gather(taken))
             columns |= {series.name: series for series in found}
+            for value in view.values:
+                if value.absent is not None:
+                    columns[value.name] = _filled(columns[value.name], taken, value.absent)
         if view.windows:
             if not view.values:
-                report.matched = int((spine.entity >= 0).sum())
+                has_events = np.zeros(self._entities, bool)
+                has_events[self.events.entity] = True
+                report.matched = int(has_events[spine.entity[spine.entity >= 0]].sum())
                 report.unmatched = len(spine.entity) - report.matched
             back = np.empty(len(spine.place), np.int64)
             back[spine.place] = np.arange(len(back))
@@ -165,11 +172,18 @@ class ViewRows:
         """The row that gives each spine row its values; -1 for none."""
         newest, ttl_us = self.events.newest(spine), self._prepared.view.ttl_us
         if ttl_us is not None and len(self.events):
-            age = spine.time - self.events.event[newest]
-            newest = np.where(age > round(ttl_us / self._unit_us), -1, newest)
+            oldest = earlier(spine.time, round(ttl_us / self._unit_us))
+            newest = np.where(self.events.event[newest] < oldest, -1, newest)
         report.matched = int((newest >= 0).sum())
         report.unmatched = len(newest) - report.matched
         rows = np.full(len(newest), -1, np.int64)
         if len(self.events):
             rows[spine.place] = np.where(newest < 0, -1, self.events.row[newest])
         return rows
+
+
+def _filled(values: pl.Series, taken: pl.Series, absent: object) -> pl.Series:
+    """Values, with what stands for no row where none was taken."""
+    known = pl.Series([absent], dtype=values.dtype)
+    own = pl.Series(np.arange(len(values))).set(taken.is_null(), len(values))
+    return pl.concat([values, known.alias(values.name)]).gather(own)

@@ -102,13 +102,13 @@ def _sum_listed(stream: Stream, lists: Lists, window: Window) -> pl.Series:
 
 def _mean_listed(stream: Stream, lists: Lists, window: Window) -> pl.Series:
     total = _listed_sum(lists, stream.limbs)
-    return mean_of(total, _listed_infinite(stream, lists), lists.number)
+    return mean_of(stream, total, _listed_infinite(stream, lists), lists.number)
 
 
 def _std_listed(stream: Stream, lists: Lists, window: Window) -> pl.Series:
     total = _listed_sum(lists, stream.limbs)
     square = _listed_sum(lists, stream.squares)
-    return std_of(total, square, _listed_infinite(stream, lists), lists.number)
+    return std_of(stream, total, square, _listed_infinite(stream, lists), lists.number)
 
 
 def _count_listed(stream: Stream, lists: Lists, window: Window) -> pl.Series:
@@ -116,13 +116,13 @@ def _count_listed(stream: Stream, lists: Lists, window: Window) -> pl.Series:
 
 
 def _best_listed(stream: Stream, lists: Lists, window: Window) -> pl.Series:
-    is_float = stream.numbers.dtype.kind == "f"
+    is_float = stream.ordinals.dtype.kind == "f"
     smallest, largest = (np.fmin, np.fmax) if is_float else (np.minimum, np.maximum)
     best = smallest if window.function == "min" else largest
-    numbers = np.zeros(len(lists.number), stream.numbers.dtype)
+    numbers = np.zeros(len(lists.number), stream.ordinals.dtype)
     having = lists.having
     if len(having):
-        numbers[having] = best.reduceat(stream.numbers[lists.places], lists.starts[having])
+        numbers[having] = best.reduceat(stream.ordinals[lists.places], lists.starts[having])
     return stream.back(numbers, lists.number == 0)
 
 
@@ -181,10 +181,8 @@ def _top_k_listed(stream: Stream, lists: Lists, window: Window) -> pl.Series:
     first = np.searchsorted(row, row)
     keep = np.arange(len(row)) - first < window.k
     number = np.bincount(row[keep], minlength=len(lists.number))
-    # A value of each rank.
-    example = np.zeros(int(stream.ranks.max(initial=0)) + 1, np.int64)
-    example[stream.ranks] = np.arange(len(stream.ranks))
-    return grouped(stream.values.gather(example[rank[keep]]), number)
+    values = stream.values.gather(stream.example[rank[keep]])
+    return grouped(values + 0.0 if stream.kind.is_float() else values, number)
 
 
 def _quantile_listed(stream: Stream, lists: Lists, window: Window) -> pl.Series:

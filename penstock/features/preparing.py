@@ -10,7 +10,7 @@ from polars.exceptions import PolarsError
 
 from penstock.errors import FeatureError, did_you_mean
 from penstock.features.join import CREATED, EVENT, Prepared
-from penstock.features.view import FeatureView
+from penstock.features.view import FeatureView, check_inputs
 from penstock.features.windows import Counted
 
 TIME = "_time"
@@ -78,7 +78,7 @@ def plan(
         groups.setdefault(view.entity.keys, []).append(prepared)
     return Plan(
         [
-            *(pl.col(name).cast(kind) for name, kind in kinds.items()),
+            *(pl.col(name).cast(kind, strict=False) for name, kind in kinds.items()),
             as_number(event_time, columns[event_time], unit_us).alias(TIME),
         ],
         list(groups.items()),
@@ -87,8 +87,17 @@ def plan(
 
 
 def _check_names(views: Sequence[FeatureView], spine: Mapping[str, pl.DataType]) -> None:
-    of = dict[str, str]()
+    of, sources = dict[str, str](), dict[str, str]()
     for view in views:
+        if sources.setdefault(view.table, view.source) != view.source:
+            raise FeatureError(
+                f"two views are called {view.table}, one of {sources[view.table]} and one of "
+                f"{view.source}; give one of them another name"
+            )
+        own = [name.removeprefix(view.prefix) for name in view.feature_names]
+        kept = len(own) - len(view.derived)
+        for number, each in enumerate(view.derived):
+            check_inputs(each, view.table, [*spine, *own[: kept + number]])
         for name in view.feature_names:
             if name in of:
                 raise FeatureError(
@@ -192,26 +201,28 @@ def _prepared(
     for window in view.windows:
         counted.setdefault(window.counted, f"_w{len(counted)}")
     found = rows.collect_schema()
-    columns = [
-        *(pl.col(key).cast(kinds[key]) for key in view.entity.keys),
-        as_number(view.event_time, found[view.event_time], unit_us).alias(EVENT),
-        *(value.expression.polars().alias(value.name) for value in view.values),
-    ]
-    if view.created_time is not None:
-        kind = found[view.created_time]
-        columns.append(as_number(view.created_time, kind, unit_us).alias(CREATED))
+    tied = [value.expression.polars().alias(value.name) for value in view.values]
     for (what, where), name in counted.items():
         made = what.polars()
         if where is not None:
             made = pl.when(where.polars()).then(made)
-        columns.append(made.alias(name))
+        tied.append(made.alias(name))
+    columns = [
+        # A key that the other side's type can't hold is none of its own.
+        *(pl.col(key).cast(kinds[key], strict=False) for key in view.entity.keys),
+        as_number(view.event_time, found[view.event_time], unit_us).alias(EVENT),
+        *tied,
+    ]
+    if view.created_time is not None:
+        kind = found[view.created_time]
+        columns.append(as_number(view.created_time, kind, unit_us).alias(CREATED))
     selected = rows.filter(view.filter.polars()) if view.filter.text != "true" else rows
     selected = selected.select(columns)
     try:
         selected.collect_schema()
     except PolarsError as error:
         raise FeatureError(f"{view.table}: on {view.source}: {error}") from error
-    return Prepared(view, selected, counted)
+    return Prepared(view, selected, counted, tied)
 
 
 def counted_rows(rows: pl.LazyFrame) -> int:

@@ -1,7 +1,8 @@
 """Current values of features, by entity: a compact table, refreshed at will and mapped into memory.
 
-<lake>/serving/<domain>/<view>/<fingerprint>-<moment>.arrow    a row an entity, by its hash
-<lake>/serving/<domain>/<view>/latest.json                     which of them counts
+<lake>/serving/<domain>/<view>/<fingerprint>/<moment>-<source version>-....arrow
+
+It has a row an entity, by its hash; of those of one definition, the last by name counts.
 
 It is made by the join that makes training frames, from the same definition, with one moment for
 every entity; derived features are worked out as values are asked for, as they are in training.
@@ -13,6 +14,7 @@ import functools
 import json
 import operator
 import os
+import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +25,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import xxhash
 
-from penstock.errors import FeatureError, did_you_mean
+from penstock.errors import FeatureError, LakeError, did_you_mean
 from penstock.features.frame import training_frame
 from penstock.features.hashing import hashes_of
 from penstock.features.preparing import prepare
@@ -34,7 +37,11 @@ from penstock.tables import Table
 
 _HASH = "_hash"
 _TIME = "_as_of"
+_SAID = b"penstock"
 _SEEDS = 8
+_KEPT = 2
+"""Tables of one definition: the newest, and the one before, which a reader may still open."""
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,8 @@ def refresh(lake: Lake, view: FeatureView, *, at: datetime | None = None) -> Ref
     plain = replace(view, derived=())
     source = Table(lake, view.source).snapshot()
     keys = list(view.entity.keys)
-    rows = prepare(plain, source.scan()).rows
+    # Whoever has a row, even one that the view leaves out, as a training frame has it.
+    rows = prepare(replace(plain, where="true"), source.scan()).rows
     entities = rows.select(keys).drop_nulls().unique().collect(engine="streaming").sort(keys)
     spine = entities.with_columns(pl.lit(moment).cast(pl.Datetime("us", "UTC")).alias(_TIME))
     kind = source.scan().collect_schema()[view.event_time]
@@ -73,18 +81,22 @@ def refresh(lake: Lake, view: FeatureView, *, at: datetime | None = None) -> Ref
     values = found.collect().drop(_TIME)
     seed, hashes = _hashed(values.select(keys))
     values = values.with_columns(pl.Series(_HASH, hashes)).sort(_HASH)
+    # In order of their names the last one counts: no refresh that began earlier takes its place.
+    name = f"{moment.astimezone(UTC):%Y%m%dT%H%M%S%f}-{source.version:010d}-{secrets.token_hex(4)}"
     fingerprint = view.fingerprint()
-    key = f"{_folder(view)}/{fingerprint}-{moment:%Y%m%dT%H%M%S%f}.arrow"
-    with lake.objects.open_writer(key) as sink:
-        table = values.rechunk().to_arrow()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+    key = f"{_folder(view)}/{name}.arrow"
     done = Refreshed(view.table, fingerprint, moment, values.height, source.version, key, seed)
     said = {name: getattr(done, name) for name in Refreshed.__slots__} | {"at": moment.isoformat()}
-    before = _pointer(lake, view)
-    lake.objects.put(f"{_folder(view)}/latest.json", json.dumps(said).encode())
-    if before is not None and before.key != key:
-        _discard_older(lake, view, keep={key, before.key})
+    table = values.rechunk().to_arrow().replace_schema_metadata({_SAID: json.dumps(said)})
+    with (
+        lake.objects.open_writer(key) as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
+        writer.write_table(table)
+    lake.objects.delete(_served(lake, view)[:-_KEPT])
+    for about in [each for each in _OPEN if each[0] == lake.uri]:
+        if _OPEN[about].view.table == view.table:
+            del _OPEN[about]
     return done
 
 
@@ -97,26 +109,14 @@ def _hashed(keys: pl.DataFrame) -> tuple[int, Any]:
     raise FeatureError(f"{', '.join(keys.columns)}: keys that can't be told apart")
 
 
-def _discard_older(lake: Lake, view: FeatureView, keep: set[str]) -> None:
-    """Tables before the last one, which a reader may still have."""
-    old = [
-        entry.key
-        for entry in lake.objects.listed(_folder(view))
-        if entry.key.endswith(".arrow") and entry.key not in keep
-    ]
-    lake.objects.delete(old)
-
-
 def _folder(view: FeatureView) -> str:
-    return f"serving/{view.table}"
+    return f"serving/{view.table}/{view.fingerprint()}"
 
 
-def _pointer(lake: Lake, view: FeatureView) -> Refreshed | None:
-    found = lake.objects.get_or_none(f"{_folder(view)}/latest.json")
-    if found is None:
-        return None
-    said = json.loads(found)
-    return Refreshed(**said | {"at": datetime.fromisoformat(said["at"])})
+def _served(lake: Lake, view: FeatureView) -> list[str]:
+    """The view's tables of current values, the newest last."""
+    found = [entry.key for entry in lake.objects.list(_folder(view))]
+    return sorted(key for key in found if key.endswith(".arrow"))
 
 
 class LatestValues:
@@ -128,20 +128,10 @@ class LatestValues:
     """
 
     def __init__(self, lake: Lake, view: FeatureView) -> None:
-        found = _pointer(lake, view)
-        if found is None:
-            raise FeatureError(
-                f"{view.table}: no current values are served yet; refresh them first "
-                f"(`penstock features refresh {view.table}`)"
-            )
-        if found.fingerprint != view.fingerprint():
-            raise FeatureError(
-                f"{view.table}: the values served, as of {found.at:%Y-%m-%d %H:%M}, are those of "
-                f"another definition; refresh them (`penstock features refresh {view.table}`)"
-            )
-        self.view, self.refreshed = view, found
-        with pa.memory_map(str(_local(lake, found.key))) as file:
-            table = pa.ipc.open_file(file).read_all()
+        table = _opened(lake, view)
+        said = json.loads(table.schema.metadata[_SAID])
+        self.refreshed = Refreshed(**said | {"at": datetime.fromisoformat(said["at"])})
+        self.view = view
         self._rows = pl.DataFrame(pl.from_arrow(table))
         self._hashes = self._rows[_HASH].to_numpy()
         self._keys = self._rows.select(view.entity.keys)
@@ -159,7 +149,14 @@ class LatestValues:
         ------
         FeatureError: a key column is missing or of a type that can't be compared.
         """
-        asked = keys if isinstance(keys, pl.DataFrame) else pl.DataFrame(keys)
+        try:
+            asked = keys if isinstance(keys, pl.DataFrame) else pl.DataFrame(keys)
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+            raise FeatureError(f"{self.view.table}: no columns of keys: {error}") from error
+        if both := [name for name in asked.columns if name in self._values.columns]:
+            raise FeatureError(
+                f"{self.view.table}: {', '.join(both)} was given and is a feature too; leave it out"
+            )
         wanted = self._compared(asked)
         place = np.searchsorted(self._hashes, hashes_of(wanted, self.refreshed.seed))
         place = np.minimum(place, max(0, len(self._hashes) - 1))
@@ -185,11 +182,12 @@ class LatestValues:
                 )
             given = asked[name]
             fits = given.dtype == kind or (given.dtype.is_integer() and kind.is_integer())
+            fits = fits or (kind == pl.String and isinstance(given.dtype, pl.Categorical | pl.Enum))
             if not fits and given.dtype != pl.Null:
                 raise FeatureError(
                     f"{self.view.table}: the key {name} is {kind} and was given as {given.dtype}"
                 )
-            columns.append(given.cast(kind))
+            columns.append(given.cast(kind, strict=False))  # what does not fit is nobody's key
         return pl.DataFrame(columns)
 
 
@@ -218,16 +216,39 @@ def latest(
     return _OPEN[about].of(keys)
 
 
+def _opened(lake: Lake, view: FeatureView) -> pa.Table:
+    """The newest table of current values, mapped."""
+    for _ in range(_TRIES):
+        served = _served(lake, view)
+        if not served:
+            others = lake.objects.folders(f"serving/{view.table}")
+            what = "are those of another definition" if others else "are none yet"
+            raise FeatureError(
+                f"{view.table}: the current values served {what}; refresh them "
+                f"(`penstock features refresh {view.table}`)"
+            )
+        try:
+            with pa.memory_map(str(_local(lake, served[-1]))) as file:
+                return pa.ipc.open_file(file).read_all()
+        except (FileNotFoundError, LakeError):
+            continue  # refreshed, and gone, since it was listed
+    raise FeatureError(
+        f"{view.table}: its current values are refreshed faster than they can be opened"
+    )
+
+
 def _local(lake: Lake, key: str) -> Path:
     """The object as a file of this machine: in the lake, or copied beside the cache."""
     if lake.is_local:
         return Path(lake.uri) / key
     root = Path(os.environ.get("PENSTOCK_CACHE") or Path.home() / ".cache" / "penstock")
-    path = root / "serving" / key
+    path = root / "serving" / xxhash.xxh3_64_hexdigest(lake.uri.encode()) / key
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         data = lake.objects.get(key)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(data)
         Path(file.name).replace(path)
+        for old in sorted(path.parent.glob("*.arrow"))[:-_KEPT]:
+            old.unlink(missing_ok=True)
     return path

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from penstock.errors import FeatureError
 from penstock.features.events import Ints
-from penstock.features.exact import Limbs, limbs, squares, standard_deviation
+from penstock.features.exact import (
+    Limbs,
+    limbs,
+    squares,
+    standard_deviation,
+    whole_limbs,
+)
 from penstock.features.ranges import RangeBest
 from penstock.features.selecting import RangeOrder
 
@@ -41,11 +47,14 @@ class Stream:
         kind = self.kind
         if kind.is_temporal():
             return self.values.to_physical().cast(pl.Int64).to_numpy()
+        if _is_wide(kind):
+            raise FeatureError(f"{self.name}: {kind} is too wide; cast it to Int64 or Float64")
         if kind == pl.Boolean or kind.is_integer():
             wide = pl.UInt64 if kind == pl.UInt64 else pl.Int64
             return self.values.cast(wide).to_numpy()
         if kind.is_float() or kind.is_decimal():
-            return self.values.cast(pl.Float64).to_numpy()
+            # 0.0 and -0.0 are equal, and which is the smaller would be chance.
+            return self.values.cast(pl.Float64).to_numpy() + 0.0
         raise FeatureError(f"{self.name}: {kind} is no number; take Last, DistinctCount or TopK")
 
     @cached_property
@@ -69,8 +78,20 @@ class Stream:
     @cached_property
     def limbs(self) -> Limbs:
         if self.is_whole:
-            return Limbs({0: self.numbers.astype(np.int64)}, len(self.numbers))
+            return whole_limbs(self.numbers)
         return limbs(self.floats, self.name)
+
+    def check_adds_up(self) -> None:
+        """Refuse what has no sum.
+
+        Raises
+        ------
+        FeatureError: they are times.
+        """
+        if self.kind.is_temporal() and self.kind != pl.Duration:
+            raise FeatureError(
+                f"{self.name}: {self.kind} has no sum, mean or deviation; take those of a duration"
+            )
 
     @property
     def is_whole(self) -> bool:
@@ -95,12 +116,29 @@ class Stream:
         return None if found is None else Limbs({0: found}, len(found)).running()
 
     @cached_property
+    def ordinals(self) -> NDArray[Any]:
+        """Numbers in whose order the values are: themselves, or ranks of texts and the like."""
+        kind = self.kind
+        if _is_wide(kind) or not (
+            kind.is_temporal() or kind.is_integer() or kind.is_float() or kind == pl.Boolean
+        ):
+            return self.ranks
+        return self.numbers
+
+    @cached_property
     def smallest(self) -> RangeBest:
-        return RangeBest(self.numbers, "min")
+        return RangeBest(self.ordinals, "min")
 
     @cached_property
     def largest(self) -> RangeBest:
-        return RangeBest(self.numbers, "max")
+        return RangeBest(self.ordinals, "max")
+
+    @cached_property
+    def example(self) -> Ints:
+        """The place of a value of each rank."""
+        places = np.zeros(int(self.ranks.max(initial=0)) + 1, np.int64)
+        places[self.ranks] = np.arange(len(self.ranks))
+        return places
 
     @cached_property
     def ranks(self) -> Ints:
@@ -150,8 +188,11 @@ class Stream:
         """The values of places, null where there is none."""
         return self.values.gather(masked(pl.Series(places), is_null))
 
-    def back(self, numbers: NDArray[Any], is_null: NDArray[np.bool_] | None) -> pl.Series:
-        """Numbers as values of the stream's type."""
+    def back(self, numbers: NDArray[Any], is_null: NDArray[np.bool_]) -> pl.Series:
+        """Ordinals as values of the stream's type."""
+        if self.ordinals is self.ranks:
+            places = np.where(is_null, 0, numbers) if len(self.example) else numbers
+            return self.gathered(self.example[places], is_null)
         series = pl.Series(numbers)
         if self.kind.is_temporal() or self.kind == pl.Boolean:
             series = series.cast(self.kind)
@@ -165,20 +206,27 @@ def masked(series: pl.Series, is_null: NDArray[np.bool_] | None) -> pl.Series:
 
 
 def sum_of(stream: Stream, total: Limbs, infinite: NDArray[np.bool_] | None) -> pl.Series:
-    if stream.is_whole:
-        return pl.Series(total.parts[0])
-    return pl.Series(spoilt(total.total()[0], infinite))
+    stream.check_adds_up()
+    if not stream.is_whole:
+        return pl.Series(spoilt(total.total()[0], infinite))
+    found = pl.Series(total.whole(stream.name))
+    return found.cast(stream.kind) if stream.kind == pl.Duration else found
 
 
-def mean_of(total: Limbs, infinite: NDArray[np.bool_] | None, number: Ints) -> pl.Series:
+def mean_of(
+    stream: Stream, total: Limbs, infinite: NDArray[np.bool_] | None, number: Ints
+) -> pl.Series:
+    stream.check_adds_up()
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total.total()[0] / number
-    return masked(pl.Series(spoilt(mean, infinite)), number == 0)
+    found = masked(pl.Series(spoilt(mean, infinite)), number == 0)
+    return found.round().cast(stream.kind) if stream.kind == pl.Duration else found
 
 
 def std_of(
-    total: Limbs, square: Limbs, infinite: NDArray[np.bool_] | None, number: Ints
+    stream: Stream, total: Limbs, square: Limbs, infinite: NDArray[np.bool_] | None, number: Ints
 ) -> pl.Series:
+    stream.check_adds_up()
     spread = standard_deviation(number, total.total(), square.total())
     return masked(pl.Series(spoilt(spread, infinite)), number < 2)
 
@@ -186,3 +234,7 @@ def std_of(
 def spoilt(values: NDArray[np.float64], infinite: NDArray[np.bool_] | None) -> NDArray[np.float64]:
     """NaN where there was a NaN or infinity among the values."""
     return values if infinite is None else np.where(infinite, np.nan, values)
+
+
+def _is_wide(kind: pl.DataType) -> bool:
+    return isinstance(kind, pl.Int128 | pl.UInt128)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import xxhash
 
-from penstock.errors import FeatureError
+from penstock.errors import FeatureError, did_you_mean
+from penstock.features.code import code_of
 from penstock.features.expressions import Expression, expression
 from penstock.features.windows import DAY_US, Aggregate, Window, length_us
 from penstock.lake import checked_name
@@ -46,6 +46,14 @@ class Value:
 
     expression: Expression
     name: str
+    absent: Any = None
+    """What it is where no row counts."""
+
+    @property
+    def identity(self) -> str:
+        """What it says, for fingerprints."""
+        said = self.expression.identity
+        return said if self.absent is None else f"{said}, else {self.absent!r}"
 
     @classmethod
     def of(cls, given: str | pl.Expr, name: str | None = None) -> Value:
@@ -93,16 +101,18 @@ class Derived:
         FeatureError: the function failed, or gave another number of rows.
         """
         if self.expression is not None:
-            return frame.select(self.expression.polars().alias(self.name)).to_series()
+            try:
+                return frame.with_columns(self.expression.polars().alias(self.name))[self.name]
+            except pl.exceptions.PolarsError as error:
+                raise FeatureError(f"{self.name}: {self.expression}: {error}") from error
         assert self.function is not None
         try:
-            found = self.function(frame.select(self.inputs))
+            series = pl.Series(self.name, self.function(frame.select(self.inputs)))
         except Exception as error:
             raise FeatureError(
                 f"{self.name}: its function failed on {frame.height:,} rows of "
                 f"{', '.join(self.inputs)}: {type(error).__name__}: {error}"
             ) from error
-        series = pl.Series(self.name, found)
         if len(series) != frame.height:
             raise FeatureError(
                 f"{self.name}: its function gave {len(series):,} values for {frame.height:,} rows"
@@ -112,16 +122,15 @@ class Derived:
     def code(self) -> str:
         """What it does, as text; for fingerprints."""
         if self.function is None:
-            return str(self.expression)
-        try:
-            return inspect.getsource(self.function)
-        except (OSError, TypeError):  # typed in, or made by another function
-            code: Any = getattr(self.function, "__code__", None)
-            made = code.co_code if code is not None else repr(self.function).encode()
-            return hashlib.sha256(made).hexdigest()
+            assert self.expression is not None
+            return self.expression.identity
+        return code_of(self.function, self.name)
 
 
 Feature = Value | Aggregate | Window
+_RESERVED = frozenset(
+    ("_event", "_created", "_time", "_entity", "_packed", "_hash", "_as_of", "_share", "_run")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +186,11 @@ class FeatureView:
             except FeatureError as error:
                 raise FeatureError(f"{self.table}: ttl: {error}") from error
         names = self.feature_names
+        for name in (*self.entity.keys, *names):
+            if name in _RESERVED or re.fullmatch(r"_w\d+", name):
+                raise FeatureError(
+                    f"{self.table}: joins use a column {name} of their own; give yours another name"
+                )
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise FeatureError(f"{self.table}: two features are called {', '.join(twice)}")
 
@@ -241,9 +255,9 @@ class FeatureView:
             "source": self.source,
             "event_time": self.event_time,
             "created_time": self.created_time,
-            "where": str(self.filter),
+            "where": self.filter.identity,
             "ttl": self.ttl,
-            "features": {value.name: str(value.expression) for value in plain.values},
+            "features": {value.name: value.identity for value in plain.values},
             "windows": {window.name: _said(window) for window in plain.windows},
             "derived": {each.name: each.code() for each in self.derived},
         }
@@ -259,7 +273,7 @@ class FeatureView:
 
         reach = [window.reach_us for window in self.windows]
         if self.values:
-            reach.append(self.ttl_us or 0)
+            reach.append((self.ttl_us or 0) + 1)  # its edge counts, that of windows does not
         forever = bool(self.values) and self.ttl_us is None
         return DailyTable(self, None if forever else -(-max(reach) // DAY_US))
 
@@ -270,13 +284,32 @@ class FeatureView:
         from penstock.features.daily import TIME
 
         length = len(self.prefix)
+        absent = {window.name: _ABSENT.get(window.function) for window in self.windows}
         kept = tuple(
-            Value.of(name, name[length:])
+            Value(expression(name), name[length:], absent.get(name))
             for name in self.feature_names[: -len(self.derived) or None]
         )
+        # Rows of days before the last one tell of days before it: who has none then has no events.
+        is_kept = self.daily().population_days is None
         return replace(
-            self, source=self.table, event_time=TIME, created_time=None, where="true", features=kept
+            self,
+            source=self.table,
+            event_time=TIME,
+            created_time=None,
+            where="true",
+            ttl=None if is_kept else f"{DAY_US - 1}us",
+            features=kept,
         )
+
+
+_ABSENT: Mapping[str, Any] = {
+    "sum": 0,
+    "count": 0,
+    "distinct_count": 0,
+    "last_k": (),
+    "top_k": (),
+}
+"""What a window comes to over no event, where that is not null."""
 
 
 def derived(view: FeatureView, rows: pl.DataFrame, given: Sequence[str]) -> pl.DataFrame:
@@ -287,10 +320,27 @@ def derived(view: FeatureView, rows: pl.DataFrame, given: Sequence[str]) -> pl.D
     others = [name for name in given if name not in own.values()]
     plain = rows.select(*others, *(pl.col(name).alias(short) for name, short in own.items()))
     for each in view.derived:
+        check_inputs(each, view.table, plain.columns)
         made = each.column(plain)
         plain = plain.with_columns(made)
         rows = rows.with_columns(made.alias(view.prefix + each.name))
     return rows.select([*given, *view.feature_names])
+
+
+def check_inputs(each: Derived, whose: str, known: Iterable[str]) -> None:
+    """Refuse a derived feature over a column that isn't there.
+
+    Raises
+    ------
+    FeatureError: it names the column.
+    """
+    names = list(known)
+    for name in each.inputs:
+        if name not in names:
+            raise FeatureError(
+                f"{whose}: {each.name} is derived from {name}, which is no column of the rows, no "
+                f"feature of the view, and none derived before.{did_you_mean(name, names)}"
+            )
 
 
 def _made(feature: Aggregate | Window) -> list[Window]:
@@ -300,6 +350,6 @@ def _made(feature: Aggregate | Window) -> list[Window]:
 def _said(window: Window) -> dict[str, Any]:
     said = asdict(window)
     return said | {
-        "expression": str(window.expression),
-        "where": None if window.where is None else str(window.where),
+        "expression": window.expression.identity,
+        "where": None if window.where is None else window.where.identity,
     }

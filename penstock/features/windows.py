@@ -33,6 +33,8 @@ Function = Literal[
     "top_k",
 ]
 _UNITS_US = {
+    "us": 1,
+    "ms": 1000,
     "s": 1_000_000,
     "m": 60_000_000,
     "h": 3_600_000_000,
@@ -40,6 +42,7 @@ _UNITS_US = {
     "w": 604_800_000_000,
 }
 DAY_US = _UNITS_US["d"]
+LONGEST_US = 100_000 * DAY_US
 
 
 Counted = tuple[Expression, Expression | None]
@@ -47,19 +50,22 @@ Counted = tuple[Expression, Expression | None]
 
 
 def length_us(length: str) -> int:
-    """`7d` in microseconds; also weeks (w), hours (h), minutes (m), seconds (s).
+    """`7d` in microseconds; also weeks (w), hours (h), minutes (m), seconds (s), ms and us.
 
     Raises
     ------
-    FeatureError: it is no length above zero.
+    FeatureError: it is no length above zero, or longer than times in nanoseconds reach.
     """
-    found = re.fullmatch(r"([1-9]\d*)([smhdw])", length)
+    found = re.fullmatch(r"([1-9]\d*)(us|ms|[smhdw])", length)
     if found is None:
         raise FeatureError(
             f"{length!r} is no length of time; write a whole number above zero and s, m, h, d or w,"
             " such as 12h, 7d, 4w"
         )
-    return int(found[1]) * _UNITS_US[found[2]]
+    us = int(found[1]) * _UNITS_US[found[2]]
+    if us > LONGEST_US:
+        raise FeatureError(f"{length!r} is longer than {LONGEST_US // DAY_US:,} days")
+    return us
 
 
 def length_text(us: int) -> str:
@@ -136,6 +142,11 @@ class Aggregate:
     def __post_init__(self) -> None:
         if not self.over:
             raise FeatureError(f'{self.name}: over which windows? Such as over=["7d"]')
+        if None in self.buckets:
+            raise FeatureError(
+                f"{self.name}: null is no bucket; count what has no value by "
+                f'where="{self.by} is null"'
+            )
         if bool(self.by) != bool(self.buckets):
             raise FeatureError(
                 f"{self.name}: by= and buckets= go together: a column and those of its values that "
@@ -150,8 +161,8 @@ class Aggregate:
                 )
         if self.lag:
             length_us(self.lag)
-        if self.function in ("last_k", "top_k") and self.k < 1:
-            raise FeatureError(f"{self.name}: k must be at least 1, got {self.k}")
+        if self.function in ("last_k", "top_k") and (type(self.k) is not int or self.k < 1):
+            raise FeatureError(f"{self.name}: k must be a whole number from 1 on, got {self.k}")
         if self.function == "quantile" and not 0 <= self.q <= 1:
             raise FeatureError(f"{self.name}: a quantile lies between 0 and 1, got {self.q}")
 
@@ -212,12 +223,17 @@ def _aggregate(
     k: int = 0,
     q: float = 0.0,
 ) -> Aggregate:
+    if unknown := set(options) - set(Options.__annotations__):
+        raise FeatureError(
+            f"{function}: there is no {', '.join(sorted(unknown))}=; there are "
+            f"{', '.join(Options.__annotations__)}"
+        )
     what = expression(given)
     if name is None:
         if not what.is_column:
             raise FeatureError(f"{function} of {what}: an expression needs a name=")
         name = f"{what}_{function}"
-    where = options.get("where")
+    where, buckets = options.get("where"), options.get("buckets", ())
     return Aggregate(
         function=function,
         expression=what,
@@ -227,7 +243,7 @@ def _aggregate(
         lag=options.get("lag"),
         where=None if where is None else expression(where),
         by=options.get("by"),
-        buckets=tuple(options.get("buckets", ())),
+        buckets=(buckets,) if isinstance(buckets, str) else tuple(buckets),
         k=k,
         q=q,
     )
@@ -239,7 +255,9 @@ def Sum(  # noqa: N802
     """The total; 0 over no event.
 
     Of floats it is exact, but for a final rounding and for what lies below 2^-96, so that no order
-    of events changes it. Values are below 2^94.
+    of events changes it. Values are below 2^94. Decimals are summed as floats, durations as
+    durations; a total of integers past 64 bits is an error. NaN and infinity make NaN of windows
+    that hold them.
     """
     return _aggregate("sum", what, over, name, options)
 
@@ -258,7 +276,7 @@ def Count(  # noqa: N802
 def Mean(  # noqa: N802
     what: str | pl.Expr, over: Iterable[str], name: str | None = None, **options: Unpack[Options]
 ) -> Aggregate:
-    """The exact total over the number of events; null over no event."""
+    """The total, as `Sum` has it, over the number of events; null over no event."""
     return _aggregate("mean", what, over, name, options)
 
 
@@ -267,7 +285,8 @@ def Std(  # noqa: N802
 ) -> Aggregate:
     """The sample's standard deviation (over n - 1), from exact sums; null below two events.
 
-    Values are below 2^47.
+    Values are below 2^47. Of their squares, what lies below 2^-96 is lost: a spread under 1e-12 is
+    no longer told from none.
     """
     return _aggregate("std", what, over, name, options)
 

@@ -39,7 +39,8 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         checked_name(self.table)
-        object.__setattr__(self, "sources", tuple(self.sources))
+        given = (self.sources,) if isinstance(self.sources, str) else tuple(self.sources)
+        object.__setattr__(self, "sources", given)
         if not 0 <= self.min_confidence <= 1:
             raise FeatureError(
                 f"{self.table}: min_confidence lies between 0 and 1, got {self.min_confidence}"
@@ -55,7 +56,7 @@ class LabelSet:
 
         Raises
         ------
-        FeatureError: a column is missing.
+        FeatureError: a column is missing, or the confidence is no number.
         """
         found = rows.collect_schema()
         for name in (*self.entity.keys, *COLUMNS):
@@ -64,7 +65,10 @@ class LabelSet:
                     f"{self.table}: a label set has a column {name}, and this has none."
                     f"{did_you_mean(name, found)}"
                 )
-        sure = pl.col(CONFIDENCE).cast(pl.Float64)
+        kind = found[CONFIDENCE]
+        if not kind.is_numeric() and kind != pl.Null:
+            raise FeatureError(f"{self.table}: {CONFIDENCE} is {kind}; it is a number from 0 to 1")
+        sure = pl.col(CONFIDENCE).cast(pl.Float64).fill_nan(None)
         rows = rows.filter(
             pl.col(LABEL).is_not_null(), sure.is_null() | (sure >= self.min_confidence)
         )

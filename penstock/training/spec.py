@@ -181,13 +181,18 @@ class TrainingSet:
             "views": [view.definition() | {"prefix": view.prefix} for view in self.views],
             "split": {"policy": type(self.split).__name__, **asdict(self.split)},
             "spine": None if self.spine is None else asdict(self.spine),
-            "where": str(self.where),
+            "where": _identity(self.where),
             "derived": {each.name: each.code() for each in self.derived},
             "sample": sample,
-            "weight": None if self.weight is None else str(self.weight),
+            "weight": None if self.weight is None else _identity(self.weight),
             "known_at": self.known_at,
         }
 
     def splits_by_time(self) -> bool:
         """Whether splits are cut by time."""
         return not isinstance(self.split, GroupSplit | ColumnSplit)
+
+
+def _identity(given: str | pl.Expr | Expression) -> str:
+    assert isinstance(given, Expression)  # made one of when the spec was
+    return given.identity

@@ -306,7 +306,7 @@ def test_counts_and_places_of_ranges(values: list[int], asked: list[tuple[int, i
         (lambda: Sum("x + 1", ["1d"]), r"an expression needs a name="),
         (lambda: Sum("x +", ["1d"], "y"), r"'x \+' is no SQL expression"),
         (lambda: Sum("x", ["1d"], by="c"), "by= and buckets= go together"),
-        (lambda: LastK("x", 0, ["1d"]), "k must be at least 1"),
+        (lambda: LastK("x", 0, ["1d"]), "k must be a whole number from 1 on"),
         (lambda: Quantile("x", 2, ["1d"]), "a quantile lies between 0 and 1"),
     ],
     ids=["unit", "zero", "none", "tile", "nameless", "no SQL", "no buckets", "k", "q"],

@@ -115,7 +115,7 @@ def test_every_entity_is_found_and_no_other(visits: Lake) -> None:
 def test_values_of_another_definition_or_none_are_refused(visits: Lake) -> None:
     from dataclasses import replace
 
-    with pytest.raises(FeatureError, match="shop/pairs: no current values are served yet"):
+    with pytest.raises(FeatureError, match="shop/pairs: the current values served are none yet"):
         LatestValues(visits, VIEW)
     refresh(visits, VIEW, at=_NOW)
     with pytest.raises(FeatureError, match="are those of another definition; refresh them"):

@@ -161,11 +161,11 @@ def test_outcomes_equal_a_walk_over_all_events_and_wait_for_their_window(
         materialize(lake, LABEL.daily(), stale_days(lake, LABEL.daily()))
 
         kept = [event for event in events if event[2] > -100]
-        closed_until = max(_day_of(at) for _, at, _ in events) - 3 * _DAY
+        last = max(at for _, at, _ in events)
         first = min(_day_of(at) for _, at, _ in events)
         expected = {}
         t = datetime(first.year, first.month, first.day, tzinfo=UTC) + _DAY
-        while _day_of(t) <= closed_until:
+        while t + 3 * _DAY <= last:
             for k in {k for k, at, _ in kept if t - 5 * _DAY < at <= t}:
                 ahead = [x for key, at, x in kept if key == k and t < at <= t + 3 * _DAY]
                 expected[k, t] = math.fsum(ahead)
