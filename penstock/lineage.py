@@ -28,6 +28,9 @@ class Node:
     """What a column is."""
     description: str = ""
     owner: str = ""
+    picked_by: tuple[str, ...] = ()
+    """Columns, as `domain/table.column`, by which rows are found for every column: keys, times and
+    filters."""
 
 
 def lineage(project: Project) -> dict[str, Node]:
@@ -99,8 +102,21 @@ def _view(view: FeatureView) -> Node:
         columns[name] = tuple(f"{view.table}.{c}" for c in inputs if c in columns)
         described[name] = str(each.expression or "a function") + f" of {', '.join(each.inputs)}"
     return Node(
-        view.table, "features", (view.source,), columns, described, view.description, view.owner
+        view.table,
+        "features",
+        (view.source,),
+        columns,
+        described,
+        view.description,
+        view.owner,
+        _picked_by(view),
     )
+
+
+def _picked_by(view: FeatureView) -> tuple[str, ...]:
+    times = filter(None, (view.event_time, view.created_time))
+    used = [*view.entity.keys, *times, *view.filter.columns]
+    return tuple(f"{view.source}.{column}" for column in dict.fromkeys(used))
 
 
 def _outcome(outcome: Outcome) -> Node:
@@ -114,6 +130,7 @@ def _outcome(outcome: Outcome) -> Node:
         {"label": window.describe()},
         outcome.description,
         outcome.owner,
+        _picked_by(outcome.view()),
     )
 
 
@@ -131,7 +148,10 @@ def around(nodes: Mapping[str, Node], name: str) -> tuple[list[str], list[str]]:
     up = dict[str, tuple[str, ...]]()
     for node in nodes.values():
         if column:
-            up |= {f"{node.name}.{c}": made for c, made in node.columns.items()}
+            up |= {
+                f"{node.name}.{c}": tuple(dict.fromkeys([*made, *node.picked_by]))
+                for c, made in node.columns.items()
+            }
         else:
             up[node.name] = node.reads
     down = dict[str, list[str]]()

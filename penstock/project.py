@@ -61,8 +61,16 @@ class Project:
 
     def views(self) -> list[FeatureView]:
         """Every feature view, those that only read another's table left out."""
-        found = self._values("pipelines", FeatureView)
-        return [view for view in found if view.source != view.table]
+        found = dict[str, FeatureView]()
+        for view in self._values("pipelines", FeatureView):
+            if view.source == view.table:
+                continue
+            known = found.setdefault(view.table, view)  # of those alike but for their prefix
+            if known.definition() != view.definition():
+                raise ProjectError(
+                    f"two different views are called {view.table}; give one of them another name"
+                )
+        return list(found.values())
 
     def outcomes(self) -> list[Outcome]:
         """Every label set that time gives."""
@@ -111,4 +119,21 @@ class Project:
         if str(self.folder) not in sys.path:
             sys.path.insert(0, str(self.folder))
         names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-        return [importlib.import_module(f"{package}.{name}") for name in names]
+        return [self._module(folder, f"{package}.{name}") for name in names]
+
+    def _module(self, folder: Path, name: str) -> ModuleType:
+        try:
+            module = importlib.import_module(name)
+        except (ImportError, SyntaxError) as error:
+            where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
+            raise ProjectError(
+                f"{folder}: {name} can't be loaded: {where}{error}; where a package of the same "
+                f"name is installed, give {folder.name}/ an __init__.py"
+            ) from error
+        where = Path(module.__file__ or "").resolve().parent
+        if where != folder.resolve():
+            raise ProjectError(
+                f"{name} was loaded from {where} and not from {folder}; give that folder an "
+                "__init__.py, or run this from outside the other project"
+            )
+        return module

@@ -279,8 +279,17 @@ def docs(lake: Lake, out: Path, project: Path, as_json: bool) -> None:
     """
     from penstock.catalogue import catalogue
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(catalogue(lake, _opened(project)))
+    page = catalogue(lake, _opened(project))
+    part = out.with_name(f".{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        part.replace(out)
+    except OSError as error:
+        raise ProjectError(f"{out} can't be written: {error.strerror}; name a file") from error
+    finally:
+        if out.parent.is_dir():
+            part.unlink(missing_ok=True)
     if as_json:
         echo_json({"page": str(out)})
     else:

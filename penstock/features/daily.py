@@ -221,14 +221,12 @@ def _touched(
 
 def _possible(definition: DailyTable, source: Snapshot) -> _Range | None:
     """From the first event's day to the last whose look ahead is over, from statistics alone."""
-    time = definition.event_time
-    low = [file.lowest[time] for file in source.files if file.lowest[time] is not None]
-    high = [file.highest[time] for file in source.files if file.highest[time] is not None]
-    if not low:
+    low, high = source.bounds(definition.event_time)
+    if low is None:
         return None
-    first, last = _day_of(min(low)), _day_of(max(high))
+    first, last = _day_of(low), _day_of(high)
     if definition.lookahead_days:  # a label needs whole days
-        is_over = _end_of(last) == _aware(max(high))
+        is_over = _end_of(last) == _aware(high)
         last -= (definition.lookahead_days + (not is_over)) * _ONE_DAY
     return _Range(first, last) if first <= last else None
 

@@ -265,7 +265,7 @@ class _Batch:
         # By name: the files of one stager are numbered, so that a source file spread over several
         # comes in its order.
         files = sorted(
-            (f for f in bronze.files if f.lowest["_batch"] <= number <= f.highest["_batch"]),
+            (f for f in bronze.files if _may_hold(f, number)),
             key=lambda file: file.path,
         )
         for file in files:
@@ -411,3 +411,8 @@ def _write(split: tuple[pl.DataFrame, pl.DataFrame], good: Stager, bad: Stager) 
     for rows, stager in zip(split, (good, bad), strict=True):
         if rows.height:
             stager.write(rows.to_arrow())
+
+
+def _may_hold(file: StoredFile, batch: int) -> bool:
+    low, high = file.lowest.get("_batch"), file.highest.get("_batch")
+    return low is None or high is None or low <= batch <= high

@@ -66,6 +66,8 @@ _WRITER_FEATURES = {
 _READER_FEATURES = {"timestampNtz"}
 _WRITER_VERSION = 4
 """Up to which an older protocol asks for no more than those, and generated columns."""
+_ALL_STATISTICS = {"delta.dataSkippingNumIndexedCols": "-1"}
+"""Of every column, not of the first 32 alone: a time or a batch's number may come after them."""
 CHANGE_FEED = "delta.enableChangeDataFeed"
 CONSTRAINT = "delta.constraints."
 
@@ -178,6 +180,7 @@ class Table:
                 partition_by=list(partition_by) or None,
                 name=self.name,
                 description=description or None,
+                configuration=_ALL_STATISTICS,
                 storage_options=self.lake.storage_options,
             )
         except CommitFailedError:
@@ -330,6 +333,19 @@ class Snapshot:
             )
             for action in actions
         ]
+
+    def bounds(self, column: str) -> tuple[Any, Any]:
+        """The least and the greatest value of a column, from statistics where all files have them;
+        None and None where there is no value.
+        """
+        known: list[Any] = []
+        for file in self.files:
+            known += [file.lowest.get(column), file.highest.get(column)]
+        if None in known:
+            value = pl.col(column)
+            low, high = value.min().alias("low"), value.max().alias("high")
+            return self.scan().select(low, high).collect(engine="streaming").row(0)
+        return (min(known), max(known)) if known else (None, None)
 
     def staged(self) -> list[StagedFile]:
         """The data files of this version as a commit would add them anew."""

@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 
 from penstock.errors import FeatureError, did_you_mean
+from penstock.labels import LABEL
 from penstock.lake import Lake
-from penstock.quality import Drift, drift, profile
+from penstock.quality import Drift, Profile, drift, profile
 from penstock.tables import Snapshot, Table
-from penstock.training.freezing import SPLIT
+from penstock.training.freezing import SPLIT, check_whole
 from penstock.training.spec import TIME
 
 
@@ -76,12 +77,13 @@ def diff(lake: Lake, name: str, before: str, after: str) -> TrainingSetDiff:
 
     Raises
     ------
-    FeatureError: there is no such freeze, or vacuum has taken its rows.
+    FeatureError: there is no such freeze.
+    TableNotFound: vacuum has taken its rows.
     """
     known = freezes(lake, name)
     one, other = _found(name, known, before), _found(name, known, after)
     table = Table(lake, f"{name}_training_set")
-    a, b = table.snapshot(known[one]["version"]), table.snapshot(known[other]["version"])
+    a, b = (check_whole(lake, table.name, known[each]["version"]) for each in (one, other))
     notes = known[one], known[other]
     versions = [{t: pin["version"] for t, pin in note["inputs"].items()} for note in notes]
     inputs = {
@@ -91,7 +93,7 @@ def diff(lake: Lake, name: str, before: str, after: str) -> TrainingSetDiff:
     }
     specs = [note.get("spec", {}) for note in notes]
     codes = [str(note.get("code", "")) for note in notes]
-    keys = [*_keys(specs[0]), TIME]
+    keys, columns = _compared(name, *notes)
     return TrainingSetDiff(
         before=one,
         after=other,
@@ -106,8 +108,8 @@ def diff(lake: Lake, name: str, before: str, after: str) -> TrainingSetDiff:
             split: (notes[0]["rows"].get(split, 0), notes[1]["rows"].get(split, 0))
             for split in notes[1]["rows"]
         },
-        **_rows(a, b, [key for key in keys if key in a.schema.names and key in b.schema.names]),
-        drift=drift(profile(a), profile(b)),
+        **_rows(a.scan(), b.scan(), keys, columns),
+        drift=drift(_profile(a, notes[0]), _profile(b, notes[1])),
     )
 
 
@@ -138,26 +140,36 @@ def _found(name: str, known: Mapping[str, Any], wanted: str) -> str:
     return matching[0]
 
 
-def _keys(spec: Mapping[str, Any]) -> list[str]:
-    found = [*spec["labels"]["entity"]]
-    for view in spec["views"]:
-        found += view["entity"]
-    return list(dict.fromkeys(found))
+def _profile(snapshot: Snapshot, note: Mapping[str, Any]) -> Profile:
+    """Of a freeze's own columns: those that the spec no longer has are still in the table."""
+    return profile(snapshot, columns=[*note["keys"], TIME, LABEL, *note["features"], SPLIT])
 
 
-def _rows(before: Snapshot, after: Snapshot, keys: list[str]) -> dict[str, int]:
-    """Counted out of core, by a hash of each row's values."""
-    columns = [c for c in before.schema.names if c in after.schema.names and c not in keys]
-    compared = [name for name in columns if name != SPLIT]
+def _compared(
+    name: str, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Keys that rows are known by, and the columns that both freezes have."""
+    if "keys" not in before or "keys" not in after:
+        raise FeatureError(f"{name}: a freeze did not note its columns; freeze it again")
+    keys = [*(key for key in before["keys"] if key in after["keys"]), TIME]
+    both = [name for name in before["features"] if name in after["features"]]
+    return keys, [LABEL, *both]
 
-    def hashed(snapshot: Snapshot, suffix: str) -> pl.LazyFrame:
-        values = pl.struct(compared).hash() if compared else pl.lit(0)
-        return snapshot.scan().select(
-            *keys, pl.col(SPLIT).alias(f"split{suffix}"), values.alias(f"hash{suffix}")
-        )
 
+def _rows(
+    before: pl.LazyFrame, after: pl.LazyFrame, keys: list[str], columns: list[str]
+) -> dict[str, int]:
+    """Counted by a hash of each row's values; rows alike in their keys by their number."""
+
+    def hashed(rows: pl.LazyFrame, suffix: str) -> pl.LazyFrame:
+        values = pl.struct(columns).hash()
+        told = rows.select(*keys, pl.col(SPLIT).alias(f"split{suffix}"), values.alias("hash"))
+        number = pl.int_range(pl.len()).over(*keys).alias("number")
+        return told.sort("hash").with_columns(number).rename({"hash": f"hash{suffix}"})
+
+    on = [*keys, "number"]
     both = hashed(before, "_a").join(
-        hashed(after, "_b"), on=keys, how="full", coalesce=True, nulls_equal=True
+        hashed(after, "_b"), on=on, how="full", coalesce=True, nulls_equal=True
     )
     a, b = pl.col("split_a").is_null(), pl.col("split_b").is_null()
     there = ~a & ~b

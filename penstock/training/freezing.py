@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -21,10 +22,11 @@ import pyarrow.dataset as pads
 import xxhash
 
 from penstock._version import __version__
-from penstock.errors import CommitConflict, FeatureError, TableNotFound
+from penstock.errors import CommitConflict, FeatureError, TableNotFound, did_you_mean
 from penstock.features import registry, training_frame
 from penstock.features.expressions import Expression
 from penstock.features.hashing import shares_of
+from penstock.features.view import check_inputs
 from penstock.labels import LABEL, Outcome
 from penstock.lake import Lake
 from penstock.tables import Snapshot, Stager, Table, Transaction, sql
@@ -41,6 +43,8 @@ from penstock.training.split import (
     keep_cuts,
     keep_groups,
 )
+
+log = logging.getLogger(__name__)
 
 SPLIT, WEIGHT = "split", "weight"
 _ATTEMPTS = 3
@@ -75,7 +79,8 @@ def freeze(lake: Lake, spec: TrainingSet, *, versions: Mapping[str, int] | None 
     Raises
     ------
     TableNotFound: a view was never materialized, or there is no such version any more.
-    FeatureError: there is no labelled row yet, or none falls into the train split.
+    FeatureError: there is no labelled row yet, none falls into the train split, a version is of a
+        table that the training set doesn't read, or an expression of it can't be worked out.
     """
     for _ in range(_ATTEMPTS - 1):
         try:
@@ -86,9 +91,16 @@ def freeze(lake: Lake, spec: TrainingSet, *, versions: Mapping[str, int] | None 
 
 
 def _freeze(lake: Lake, spec: TrainingSet, versions: Mapping[str, int]) -> Frozen:
+    for name in versions:
+        if name not in spec.inputs:
+            raise FeatureError(
+                f"{spec.name} does not read {name}; it reads {', '.join(spec.inputs)}."
+                f"{did_you_mean(name, spec.inputs)}"
+            )
     inputs = _opened(lake, spec, versions)
     pins = {name: {"id": each.id, "version": each.version} for name, each in inputs.items()}
     labelled = _labelled(spec, inputs)
+    schema = frozen_schema(spec, lake, inputs, labelled)
     cuts = _cuts(lake, spec, labelled) if isinstance(spec.split, TimeSplit) else None
     with tempfile.TemporaryDirectory(prefix="penstock-freeze-") as folder:
         groups = None
@@ -101,12 +113,13 @@ def _freeze(lake: Lake, spec: TrainingSet, versions: Mapping[str, int]) -> Froze
                 rows = pl.scan_ipc(joined).select(*dict.fromkeys(wanted)).collect()
                 groups = dealt_groups(lake, spec.name, spec.split, rows)
         fingerprint = _fingerprint(spec, pins, cuts, groups)
-        schema = frozen_schema(spec, lake, inputs, labelled)
         table = Table(lake, spec.table).create(schema, description=spec.description)
         application = f"freeze/{spec.name}"
         told = _told(spec, cuts, groups)
         note = table.metadata(application)
-        if note.get("fingerprint") == fingerprint:
+        # Rows that something else took out or put back are written anew.
+        is_there = note.get("fingerprint") == fingerprint
+        if is_there and table.rows == sum(note["rows"].values()):
             return Frozen(
                 spec.name, fingerprint, pins, told, table.version, note["rows"], is_new=False
             )
@@ -122,23 +135,38 @@ def _freeze(lake: Lake, spec: TrainingSet, versions: Mapping[str, int]) -> Froze
                     f"{spec.name}: of {stager.rows:,} rows none falls into the train split "
                     f"({told}); more data is needed"
                 )
+            for split in _wanted(spec):
+                if not rows_of[split]:
+                    log.warning("%s: no row falls into the %s split (%s)", spec.name, split, told)
             _keep_splits(lake, spec, cuts, groups)
             staged = stager.finish()
     registry.record(lake, spec.name, "training set", spec.definition())
     for view in spec.views:
         if view.source != view.table:  # else it is another view's table, which wrote itself down
             registry.record(lake, view.table, "features", view.definition())
+    if isinstance(spec.labels, Outcome) and spec.spine is not None:  # else its table's commit did
+        said = spec.labels.daily()
+        registry.record(lake, spec.labels.table, "labels", said.view.definition() | said.beyond())
     note = {
         "fingerprint": fingerprint,
         "rows": rows_of,
         "inputs": pins,
         "spec": spec.definition(),
+        "keys": list(spec.keys),
+        "features": [*spec.feature_names, *([WEIGHT] if spec.has_weight else [])],
         "code": __version__,
     }
     # Every file out, the new ones in: a version holds the rows of one freeze and no others.
     following = Transaction(application, table.transaction(application) + 1)
     done = table.commit(staged, table.files, transaction=following, note=note)
     return Frozen(spec.name, fingerprint, pins, told, done.version, rows_of, is_new=True)
+
+
+def _wanted(spec: TrainingSet) -> list[str]:
+    """The splits that are to have rows."""
+    if isinstance(spec.split, ColumnSplit):
+        return []
+    return ["test", *(["validation"] if spec.split.validation else [])]
 
 
 def _keep_splits(
@@ -183,15 +211,27 @@ def _labelled(spec: TrainingSet, inputs: Mapping[str, Snapshot]) -> pl.LazyFrame
         rows = rows if isinstance(labels, Outcome) else labels.chosen(rows)
         return rows.select(*labels.entity.keys, TIME, *_others(spec, rows), LABEL)
     spine = spec.spine.rows(inputs[spec.spine.source].scan())
+    if LABEL in spine.collect_schema():
+        raise FeatureError(
+            f"{spec.name}: the spine over {spec.spine.source} has a column {LABEL} of its own, "
+            f"beside the one of {labels.table}; leave it out by a query"
+        )
     if not isinstance(labels, Outcome):
         given = labels.chosen(inputs[labels.table].scan())
         on = [*labels.entity.keys, TIME]
         return spine.join(given.select(*on, LABEL), on=on, how="inner")
-    highest = [file.highest[labels.event_time] for file in inputs[labels.source].files]
-    last = max((time for time in highest if time is not None), default=None)
+    source = inputs[labels.source]
+    if labels.event_time not in source.schema.names:
+        raise FeatureError(
+            f"{labels.table}: its source {labels.source} has no column {labels.event_time}."
+            f"{did_you_mean(labels.event_time, source.schema.names)}"
+        )
+    _, last = source.bounds(labels.event_time)
     if last is None:
         raise FeatureError(_unlabelled(spec))
-    return spine.filter(pl.col(TIME) <= last - timedelta(microseconds=labels.horizon_us))
+    closed = last - timedelta(microseconds=labels.horizon_us)
+    # Rows without a time stay, for the join to name them.
+    return spine.filter(pl.col(TIME).is_null() | (pl.col(TIME) <= closed))
 
 
 def _others(spec: TrainingSet, rows: pl.LazyFrame) -> list[str]:
@@ -256,7 +296,18 @@ def _frame(
 def _kept(spec: TrainingSet, rows: pl.DataFrame) -> pl.DataFrame:
     """The rows that the filter and the sample keep, with what is derived and their weights."""
     for each in spec.derived:
+        check_inputs(each, spec.name, rows.columns)
         rows = rows.with_columns(each.column(rows))
+    try:
+        return _sampled(spec, rows)
+    except pl.exceptions.PolarsError as error:
+        raise FeatureError(
+            f"{spec.name}: its where=, weight= or sample= can't be worked out of the joined "
+            f"columns: {error}"
+        ) from error
+
+
+def _sampled(spec: TrainingSet, rows: pl.DataFrame) -> pl.DataFrame:
     where = spec.where
     assert isinstance(where, Expression)
     if where.text != "true":
@@ -302,7 +353,8 @@ def _split_rows(
                 rows = _by_column(spec, rows)
             rows = rows.filter(pl.col(SPLIT).is_not_null())
             if rows.height:
-                yield rows.select(schema.names).to_arrow().cast(schema)
+                # As floats are, whole numbers past 2^24 are rounded to the nearest float32.
+                yield rows.select(schema.names).to_arrow().cast(schema, safe=False)
 
 
 def _by_column(spec: TrainingSet, rows: pl.DataFrame) -> pl.DataFrame:
@@ -346,11 +398,15 @@ def frozen_schema(
     spec: TrainingSet, lake: Lake, inputs: Mapping[str, Snapshot], labelled: pl.LazyFrame
 ) -> pa.Schema:
     """Columns of the frozen rows: numbers as float32, other features as they are."""
-    nothing = labelled.clear().collect()
+    try:
+        nothing = labelled.clear().collect()
+    except pl.exceptions.PolarsError as error:
+        raise FeatureError(f"{spec.name}: its labelled rows can't be read: {error}") from error
     rows = _kept(spec, _frame(lake, spec, inputs, nothing.lazy()).collect())
     for name in spec.keys:
         if name not in rows.columns:
             raise FeatureError(f"{spec.name}: its rows have no column {name} to split them by")
+    _check_split(spec, rows.schema)
     kinds = dict(rows.schema)
     empty = rows.to_arrow().schema
 
@@ -375,6 +431,8 @@ def frozen_schema(
         for name in spec.keys
     ]
     columns = [pa.field(name, stored(name)) for name in spec.feature_names]
+    if spec.has_weight and not kinds[WEIGHT].is_numeric():
+        raise FeatureError(f"{spec.name}: weight= is {kinds[WEIGHT]} and no number")
     weight = [pa.field(WEIGHT, pa.float32())] if spec.has_weight else []
     return pa.schema(
         [
@@ -388,6 +446,22 @@ def frozen_schema(
     )
 
 
+def _check_split(spec: TrainingSet, columns: Mapping[str, pl.DataType]) -> None:
+    """Refuse a split by a column that isn't there, or is of no use for it."""
+    match spec.split:
+        case GroupSplit(stratify=str(name)) | ColumnSplit(name) if name not in columns:
+            raise FeatureError(
+                f"{spec.name}: its rows have no column {name} to split them by."
+                f"{did_you_mean(name, columns)}"
+            )
+        case ColumnSplit(name) if not isinstance(columns[name], pl.String | pl.Null):
+            raise FeatureError(
+                f"{spec.name}: {name} is {columns[name]}; it may be {', '.join(SPLITS)} or null"
+            )
+        case _:
+            pass
+
+
 def rebuild(lake: Lake, spec: TrainingSet, inputs: Mapping[str, Mapping[str, Any]]) -> Frozen:
     """Freeze a training set again as of the versions that an earlier freeze pinned.
 
@@ -398,16 +472,33 @@ def rebuild(lake: Lake, spec: TrainingSet, inputs: Mapping[str, Mapping[str, Any
     Raises
     ------
     TableNotFound: a version is no longer to be had; says which.
+    FeatureError: the training set reads other tables now.
     """
+    if other := sorted({*inputs} ^ {*spec.inputs}):
+        raise FeatureError(
+            f"{spec.name} read {', '.join(sorted(inputs))} then and reads "
+            f"{', '.join(sorted(spec.inputs))} now ({', '.join(other)} differs); take the "
+            "definition of that time"
+        )
     versions = dict[str, int]()
     for name, pin in inputs.items():
         versions[name] = int(pin["version"])
-        _check_whole(lake, name, versions[name])
+        snapshot = check_whole(lake, name, versions[name])
+        if pin.get("id", snapshot.id) != snapshot.id:
+            raise TableNotFound(
+                f"{name} was made anew since: version {pin['version']} of table {pin['id']} is "
+                "gone with that table, so it can't be rebuilt"
+            )
     return freeze(lake, spec, versions=versions)
 
 
-def _check_whole(lake: Lake, name: str, version: int) -> None:
-    """Whether every data file of a version is still there."""
+def check_whole(lake: Lake, name: str, version: int) -> Snapshot:
+    """A version, if every data file of it is still there.
+
+    Raises
+    ------
+    TableNotFound: vacuum has taken some.
+    """
     table = Table(lake, name)
     snapshot = table.snapshot(version)
     present = {entry.key for entry in lake.objects.list(table.key)}
@@ -418,3 +509,4 @@ def _check_whole(lake: Lake, name: str, version: int) -> None:
             f"{len(snapshot.files):,} files ({gone[0]}, ...), so it can't be rebuilt; "
             "`penstock upkeep` keeps versions that a dataset pins"
         )
+    return snapshot

@@ -52,7 +52,8 @@ def publish(lake: Lake, spec: TrainingSet, frozen: Frozen, *, tag: str = LATEST)
                 "else wrote to the table. Freeze again"
             )
         # Columns that the spec no longer has are still in the table, and no part of this dataset.
-        wanted = {*spec.keys, TIME, LABEL, *spec.feature_names, WEIGHT}
+        wanted = {*spec.keys, TIME, LABEL, *spec.feature_names}
+        wanted |= {WEIGHT} if spec.has_weight else set()
         schema = pa.schema([field for field in snapshot.schema if field.name in wanted])
         manifest = write_dataset(
             lake,

@@ -17,6 +17,7 @@ from penstock.lake import checked_name
 from penstock.training.split import ColumnSplit, GroupSplit, Split
 
 TIME = "event_time"
+_OWN = ("label", TIME, "weight", "split", "_share")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,29 @@ class TrainingSet:
                         f' one of them a prefix, such as prefix="{view.entity.name}_"'
                     )
                 of[name] = view.table
+        self._check_names()
         for view in self.views if self.spine is None else ():
             if missing := set(view.entity.keys) - set(self.labels.entity.keys):
                 raise FeatureError(
                     f"{self.name}: {view.table} is keyed by {', '.join(sorted(missing))}, "
                     f"which {self.labels.table} lacks; give a spine that has it"
                 )
+
+    def _check_names(self) -> None:
+        known = dict.fromkeys(self.keys, "a key")
+        for name in known:
+            if name in _OWN:
+                raise FeatureError(
+                    f"{self.name}: {name} is a column of every training set and can't be a key"
+                )
+        for name in self.feature_names:
+            what = "a column of every training set" if name in _OWN else known.get(name)
+            if what is not None:
+                raise FeatureError(
+                    f"{self.name}: the feature {name} has the name of {what}; give it another one,"
+                    " or its view a prefix"
+                )
+            known[name] = "another feature"
 
     @property
     def table(self) -> str:

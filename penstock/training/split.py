@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 import xxhash
 
-from penstock.errors import FeatureError
+from penstock.errors import CommitConflict, FeatureError
 from penstock.features.hashing import shares_of
 from penstock.lake import Lake
 
@@ -115,7 +115,11 @@ class Groups:
 
     split: GroupSplit
     dealt: pl.DataFrame | None = None
-    """Of a stratified split: `by` as text, `split`."""
+    """Of a stratified split: `by` as text, `stratum`, `split`."""
+    present: pl.DataFrame | None = None
+    """Those of them that the rows have."""
+    number: int = 0
+    """How often groups were dealt before."""
 
     def of(self, rows: pl.DataFrame) -> pl.Series:
         """The split of each row."""
@@ -142,10 +146,11 @@ class Groups:
         return told + (f", in each {split.stratify}" if split.stratify else "")
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when a group is dealt."""
-        if self.dealt is None:
+        """16 hex digits that change when a group of the rows is dealt otherwise."""
+        if self.dealt is None or self.present is None:
             return ""
-        text = self.dealt.sort(self.dealt.columns).write_csv()
+        own = self.dealt.join(self.present, on=self.present.columns, nulls_equal=True, how="semi")
+        text = own.sort(own.columns).write_csv()
         return xxhash.xxh3_64_hexdigest(text.encode())
 
 
@@ -162,7 +167,7 @@ def dealt_groups(lake: Lake, name: str, split: GroupSplit, rows: pl.DataFrame) -
     """
     assert split.stratify is not None
     by = list(split.by)
-    known = _dealt(lake, name, split)
+    number, known = _dealt(lake, name, split)
     groups = (
         rows.select(*_as_text(by), pl.col(split.stratify).cast(pl.String).alias("stratum"))
         .group_by(*by, "stratum")
@@ -189,7 +194,7 @@ def dealt_groups(lake: Lake, name: str, split: GroupSplit, rows: pl.DataFrame) -
     ).select(*by, "stratum", "split")
     if known is not None:
         dealt = pl.concat([known, dealt])
-    return Groups(split, dealt)
+    return Groups(split, dealt, groups.select(by), number)
 
 
 def _counts(known: pl.DataFrame) -> dict[Any, dict[str, int]]:
@@ -220,20 +225,35 @@ def _dealt_stratum(part: pl.DataFrame, split: GroupSplit, before: dict[str, int]
 
 
 def keep_groups(lake: Lake, name: str, groups: Groups) -> None:
-    """Keep who is where for later freezes."""
-    if groups.dealt is not None:
-        written = io.BytesIO()
-        groups.dealt.write_parquet(written)
-        lake.objects.put(_groups_key(name, groups.split), written.getvalue())
+    """Keep who is where for later freezes.
+
+    Raises
+    ------
+    CommitConflict: another run dealt groups meanwhile; deal again.
+    """
+    if groups.dealt is None:
+        return
+    number, known = _dealt(lake, name, groups.split)
+    if number == groups.number and known is not None and known.equals(groups.dealt):
+        return
+    written = io.BytesIO()
+    groups.dealt.write_parquet(written)
+    key = f"{_groups_folder(name, groups.split)}/{groups.number + 1:08d}.parquet"
+    if number != groups.number or not lake.objects.put_if_absent(key, written.getvalue()):
+        raise CommitConflict(f"{name}: another run dealt groups to splits first")
 
 
-def _dealt(lake: Lake, name: str, split: GroupSplit) -> pl.DataFrame | None:
-    found = lake.objects.get_or_none(_groups_key(name, split))
-    return None if found is None else pl.read_parquet(io.BytesIO(found))
+def _dealt(lake: Lake, name: str, split: GroupSplit) -> tuple[int, pl.DataFrame | None]:
+    """Who is where, and how often that was settled: a file a time, the last one counts."""
+    keys = sorted(entry.key for entry in lake.objects.list(_groups_folder(name, split)))
+    if not keys:
+        return 0, None
+    number = int(keys[-1].rsplit("/", 1)[-1].removesuffix(".parquet"))
+    return number, pl.read_parquet(io.BytesIO(lake.objects.get(keys[-1])))
 
 
-def _groups_key(name: str, split: GroupSplit) -> str:
-    return f"training/{name}/groups-{_policy(asdict(split))}.parquet"
+def _groups_folder(name: str, split: GroupSplit) -> str:
+    return f"training/{name}/groups-{_policy(asdict(split))}"
 
 
 def found_cuts(

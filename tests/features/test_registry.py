@@ -168,9 +168,58 @@ def test_lineage_goes_from_a_file_to_a_dataset_column_by_column(project: Path) -
     assert "regshop/value.label" in down
     up, _ = around(nodes, "regshop/value.twice")
     assert up[-1] == "regshop/orders_raw.amount"
+    for picked_by in ("at", "customer"):  # no part of a value, but whoever drops it breaks both
+        _, down = around(nodes, f"regshop/orders.{picked_by}")
+        assert {"regshop/spent.spent_7d", "regshop/next.label"} <= {*down}
     with pytest.raises(ProjectError, match="no regshop/spent.spend_7d. Did you mean"):
         around(nodes, "regshop/spent.spend_7d")
     assert picture(nodes).count("<rect") == len(nodes) == 7
+
+
+def test_a_view_may_have_a_prefixed_twin_and_no_other_namesake(orders: Lake, project: Path) -> None:
+    module = project / "pipelines" / "regshop.py"
+    twin = "from dataclasses import replace\nTWIN = replace(SPENT, prefix='p_')\n"
+    module.write_text(module.read_text() + twin)
+    assert run(orders, project, "features", "show", "regshop/spent")["state"] == "new"
+    assert len(Project(project).views()) == 1
+
+    module.write_text(module.read_text() + "OTHER = replace(SPENT, ttl='3d')\n")
+    for name in _modules():
+        del sys.modules[name]
+    with pytest.raises(ProjectError, match="two different views are called regshop/spent"):
+        Project(project).views()
+
+
+def test_a_module_that_cannot_be_loaded_is_named(project: Path) -> None:
+    (project / "pipelines" / "broken.py").write_text("import nosuch_package\n")
+    with pytest.raises(ProjectError, match=r"pipelines.broken can't be loaded: No module named"):
+        Project(project).views()
+    (project / "pipelines" / "broken.py").write_text("x = (\n")
+    with pytest.raises(ProjectError, match=r"pipelines.broken can't be loaded: line 1: "):
+        Project(project).views()
+
+
+def test_a_module_of_another_project_is_not_taken_for_ones_own(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    Project(project).views()
+    other = tmp_path_factory.mktemp("other")
+    (other / "pipelines").mkdir()
+    (other / "pipelines" / "regshop.py").write_text("")
+    with pytest.raises(ProjectError, match="pipelines.regshop was loaded from"):
+        Project(other).views()
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(
+    orders: Lake, project: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "page.html"
+    folder.mkdir()
+    told = ["--lake", orders.uri, "--project", str(project), "--out", str(folder)]
+    done = CliRunner().invoke(main, ["docs", *told])
+    assert done.exit_code == 1
+    assert "can't be written" in done.output
+    assert not list(tmp_path.glob(".page*"))
 
 
 def test_the_commands_show_search_and_trace(orders: Lake, project: Path) -> None:

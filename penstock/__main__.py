@@ -1,0 +1,5 @@
+"""`python -m penstock`, which is the `penstock` command."""
+
+from penstock.cli import main
+
+main()
