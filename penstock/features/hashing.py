@@ -35,7 +35,8 @@ def _hashes(column: pl.Series) -> Hashes:
     if column.dtype.is_integer() and column.dtype != pl.UInt64:
         found = column.cast(pl.Int64).fill_null(0).to_numpy().astype(np.uint64)
     else:
-        found = _of_text(column.cast(pl.String).fill_null(""))
+        text = column.bin.encode("hex") if column.dtype == pl.Binary else column.cast(pl.String)
+        found = _of_text(text.fill_null(""))
     is_null = column.is_null().to_numpy()
     return np.where(is_null, _NULL, _mixed(found))
 

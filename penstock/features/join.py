@@ -7,6 +7,7 @@ time; if it is older than the view's TTL, there is no value.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from penstock.features.view import FeatureView
 from penstock.features.windows import Counted
 
 KnownAt = Literal["event", "created"]
-THREADS = 2
+THREADS = max(2, min(8, os.cpu_count() or 2))
 """Views, or parts of a join, that are held and worked on at once."""
 EVENT, CREATED = "_event", "_created"
 """Columns of times, in units of the join."""

@@ -101,7 +101,7 @@ def compared(
         dependents = tuple(sorted(other for other, tables in reads.items() if name in tables))
         entries = stored.get(name)
         if entries is None:
-            former = bodies.get(_body(definition))
+            former = bodies.pop(_body(definition), None)
             state: State = "renamed" if former else "new"
             if former:
                 taken.add(former)

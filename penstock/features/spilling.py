@@ -29,7 +29,7 @@ STRETCH = 1 << 18
 BATCH = 1 << 19
 """Rows that are parted at once."""
 MOST_PARTS = 1 << 16
-_AT_ONCE = 2
+_AT_ONCE = max(2, min(8, os.cpu_count() or 2))
 
 
 @dataclass(frozen=True, slots=True)

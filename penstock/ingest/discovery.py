@@ -6,10 +6,12 @@ it is read: the same content again is no change.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from penstock.errors import SourceError
 from penstock.ingest.source import Source
@@ -29,6 +31,9 @@ NEW_FILES = pl.Schema(
 """action: `load`, `replace` (rows of an earlier state go out), `refuse` (it may not have changed),
 `remove` (it is gone). known: checksum of the state whose rows are in."""
 
+
+Wanted = Callable[[pl.DataFrame], pl.DataFrame]
+"""Picks files of a listing."""
 
 _DATES = (
     ("%Y-%m-%d", r"\d{4}-\d{2}-\d{2}"),
@@ -90,6 +95,34 @@ def new_files(
     return new
 
 
+def unknown(
+    source: Source, ledger: pl.LazyFrame | Callable[[], pl.LazyFrame], *, is_retry: bool = False
+) -> Wanted | None:
+    """Picks the files of a listing that the ledger hasn't in their state; None where all are looked
+    at, as those that are gone go out.
+
+    Parameters
+    ----------
+    ledger: or what gives it, asked once a listing turns out to be long.
+    """
+    if source.on_delete == "remove":
+        return None
+    known: NDArray[np.uint64] | None = None
+
+    def picked(listing: pl.DataFrame) -> pl.DataFrame:
+        nonlocal known
+        if known is None:
+            states = ledger() if callable(ledger) else ledger
+            known = np.sort(_known_states(source, states, is_retry=is_retry).to_numpy())
+        if not len(known):
+            return listing
+        asked = listing.select(_state("path")).to_series().to_numpy()
+        place = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+        return listing.filter(pl.Series(known[place] != asked))
+
+    return picked
+
+
 def list_from(source: Source, ledger: pl.LazyFrame) -> str:
     """The path behind which a source with a `lookback` is listed; empty for all.
 
@@ -135,7 +168,7 @@ def _known_states(source: Source, states: pl.LazyFrame, *, is_retry: bool) -> pl
     else:
         done = states.filter(pl.col("status") != "unavailable")
     columns = (pl.col("batch"), pl.col("file").hash(1).alias("path"), _state("file").alias("state"))
-    newest = done.select(columns).collect()
+    newest = done.select(columns).collect(engine="streaming")
     if not is_retry:
         had = ["file", "size_bytes", "tag"]
         lost = states.filter(status="unavailable").select("batch", *had).collect()

@@ -27,7 +27,7 @@ import polars as pl
 import pyarrow as pa
 
 from penstock.errors import CommitConflict, UnreadableFile
-from penstock.ingest.discovery import list_from, new_files
+from penstock.ingest.discovery import Wanted, list_from, new_files, unknown
 from penstock.ingest.formats import raw_schema, with_partitions
 from penstock.ingest.ledger import (
     FileResult,
@@ -170,9 +170,16 @@ def _ingested(
     with ThreadPoolExecutor(2, thread_name_prefix="penstock-look") as pool:  # a round trip each
         is_full = full or retry
         looked = None
-        if not _needs_ledger(source) or (is_full and source.lookback is not None):
-            looked = pool.submit(copy_context().run, _look, source, None, is_full=is_full)
         opened = pool.submit(open_ledger, lake, source)
+        if not _needs_ledger(source) or (is_full and source.lookback is not None):
+
+            def scanned() -> pl.LazyFrame:
+                return scan_ledger(lake, source, opened.result())
+
+            wanted = unknown(source, scanned, is_retry=retry)
+            looked = pool.submit(
+                copy_context().run, _look, source, None, is_full=is_full, wanted=wanted
+            )
         bronze = table.create(raw_schema(source), description=description)
     ledger = opened.result()
     is_fresh = True
@@ -186,7 +193,11 @@ def _ingested(
             continue  # another run has committed since; a plan must not be made from an old ledger
         known = scan_ledger(lake, source, ledger)
         if found is None:
-            found = _look(source, known, is_full=is_full) if looked is None else looked.result()
+            if looked is not None:
+                found = looked.result()
+            else:
+                wanted = unknown(source, known, is_retry=retry)
+                found = _look(source, known, is_full=is_full, wanted=wanted)
         plan = plan_batch(
             lake,
             source,
@@ -238,7 +249,7 @@ def waiting_files(lake: Lake, source: Source) -> pl.DataFrame:
     SourceError: the source can't be listed.
     """
     ledger = scan_ledger(lake, source)
-    found = _look(source, ledger, only_looks=True)
+    found = _look(source, ledger, only_looks=True, wanted=unknown(source, ledger))
     return new_files(source, found.listing, ledger, gone=found.gone)
 
 
@@ -252,6 +263,7 @@ class _Found:
     """What a look at a source shows."""
 
     listing: pl.DataFrame
+    """Of a long one, what may be new."""
     gone: frozenset[str] | None = None
     """Files known to be gone, where the listing isn't whole."""
     arrivals: Arrivals | None = None
@@ -263,16 +275,22 @@ def _look(
     *,
     is_full: bool = False,
     only_looks: bool = False,
+    wanted: Wanted | None = None,
 ) -> _Found:
     """See what is there; the ledger is for a lookback alone."""
     with span("ingest.look", table=source.table) as told:
-        found = _seen(source, ledger, is_full=is_full, only_looks=only_looks)
+        found = _seen(source, ledger, is_full=is_full, only_looks=only_looks, wanted=wanted)
         told.set({"files": found.listing.height})
         return found
 
 
 def _seen(
-    source: Source, ledger: pl.LazyFrame | None, *, is_full: bool, only_looks: bool
+    source: Source,
+    ledger: pl.LazyFrame | None,
+    *,
+    is_full: bool,
+    only_looks: bool,
+    wanted: Wanted | None,
 ) -> _Found:
     folder = source.folder()
     if source.notifications and not is_full:
@@ -282,7 +300,7 @@ def _seen(
         assert ledger is not None
         return _Found(folder.list(after=source.reached(ledger)))
     after = "" if is_full or ledger is None else list_from(source, ledger)
-    return _Found(folder.list(source.pattern, after=after))
+    return _Found(folder.list(source.pattern, after=after, wanted=wanted))
 
 
 class _Clock:

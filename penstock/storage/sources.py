@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +30,8 @@ _IN_FLIGHT = 32
 _LAST = "/\U0010ffff"
 """Sorts behind all that is in a folder."""
 _LISTED = 20_000
+_HELD = 200_000
+"""Files of a listing that are held before those that are known already are left out."""
 """Files of a listing held as objects before they become a table."""
 
 LISTING = pl.Schema(
@@ -108,23 +110,37 @@ class SourceFolder:
         self.uri = uri.rstrip("/") or uri
         self._files = _opened(self.uri, dict(options or {}))
 
-    def list(self, pattern: str = "**/*", *, after: str = "") -> pl.DataFrame:
+    def list(
+        self,
+        pattern: str = "**/*",
+        *,
+        after: str = "",
+        wanted: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    ) -> pl.DataFrame:
         """The files whose path under the folder matches the glob: a frame of `LISTING`, sorted.
 
         Parameters
         ----------
         after: files up to this path are left out, in object storage without being listed.
+        wanted: picks files of a listing that is too long to be held whole; of a short one, all are
+            given.
 
         Raises
         ------
         SourceError: the folder is missing or can't be listed.
         """
         try:
-            found = [frame.filter(self.matches(pattern)) for frame in self._files.list(after)]
+            found, held, count = list[pl.DataFrame](), list[pl.DataFrame](), 0
+            for frame in self._files.list(after):
+                held.append(frame.filter(self.matches(pattern)))
+                count += held[-1].height
+                if wanted is not None and count >= _HELD:
+                    found.append(wanted(pl.concat(held)))
+                    held, count = [], 0
         except (OSError, StorageError) as error:
             reason = str(error).splitlines()[0]
             raise SourceError(f"{self.identity}: can't be listed: {reason}") from error
-        return pl.concat([pl.DataFrame(schema=LISTING), *found]).sort("path")
+        return pl.concat([pl.DataFrame(schema=LISTING), *found, *held]).sort("path")
 
     @staticmethod
     def matches(pattern: str) -> pl.Expr:

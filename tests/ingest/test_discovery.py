@@ -98,6 +98,26 @@ def test_rows_of_a_file_that_is_gone_stay_or_go(shop: Shop) -> None:
     assert shop.rows("shop/orders").height == 5
 
 
+def test_a_listing_too_long_to_be_held_is_left_with_what_may_be_new(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.storage.sources._HELD", 2)
+    monkeypatch.setattr("penstock.storage.sources._LISTED", 1)
+    for number in range(6):
+        shop.write_orders(f"d{number}/f.csv", 3, first=10 * number)
+    assert ingest(shop.lake, shop.source).rows_read == 18
+    assert ingest(shop.lake, shop.source).batches == ()
+    shop.write_orders("d1/f.csv", 4, first=10)
+    new = shop.write_orders("d6/f.csv", 2, first=60)
+
+    assert waiting_files(shop.lake, shop.source)["path"].to_list() == ["d1/f.csv", "d6/f.csv"]
+    assert ingest(shop.lake, shop.source).rows_read == 6
+    assert shop.rows("shop/orders_raw").height == 21
+    new.unlink()
+    removing = shop.with_source(on_delete="remove")
+    assert ingest(removing.lake, removing.source).files_removed == 1
+
+
 def test_an_empty_folder_takes_no_rows_out(shop: Shop) -> None:
     shop = shop.with_source(on_delete="remove")
     path = shop.write_orders("a.csv", 3)
