@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 import penstock
+from penstock import Lake
 from tests.conftest import ROOT
+from tests.shards.test_shards import publish
 
 
 def test_every_public_name_is_there() -> None:
@@ -33,6 +35,19 @@ def test_importing_it_loads_nothing_heavy() -> None:
     )
     heavy = {"pyarrow", "polars", "duckdb", "deltalake", "numpy", "torch", "dagster", "obstore"}
     assert not heavy & set(loaded.stdout.split())
+
+
+def test_a_first_batch_does_not_wait_for_pandas(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    script = """
+import sys
+from penstock import Lake, load_dataset
+next(iter(load_dataset("shop/numbers", lake=Lake(sys.argv[1])).shuffle(1).batch(64)))
+assert not {"pandas", "pyarrow.dataset"} & set(sys.modules)
+"""
+    publish(Lake(tmp_path / "lake"))
+    command = [sys.executable, "-c", script, str(tmp_path / "lake")]
+    subprocess.run(command, check=True, cwd=ROOT)
 
 
 def test_load_dataset_works_without_the_extras(tmp_path: Path) -> None:

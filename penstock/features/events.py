@@ -211,23 +211,39 @@ class Events:
         return np.where(spine.entity < 0, 0, np.searchsorted(self._all_known, wanted, "right"))
 
     def newest(self, spine: SpineRows) -> Ints:
-        """The place here of the newest event known by each spine row's time; -1 for none.
+        """The place here of the newest event known by each spine row's time; -1 for none."""
+        found = np.where(spine.entity < 0, -1, self.before(spine, spine.time) - 1)
+        found = self._own(found, spine.entity)
+        if self.known is None or not len(self):
+            return found
+        # Few were not known by then: those step back, event by event, as long as that helps.
+        hidden = np.flatnonzero((found >= 0) & (self.known[found] > spine.time))
+        while len(hidden):
+            found[hidden] = self._own(found[hidden] - 1, spine.entity[hidden])
+            behind = found[hidden]
+            still = hidden[(behind >= 0) & (self.known[behind] > spine.time[hidden])]
+            if len(still) > len(hidden) // 2:
+                rest = SpineRows(spine.entity[still], spine.time[still], spine.place[still])
+                found[still] = self._newest_of_many(rest)
+                break
+            hidden = still
+        return found
 
-        With created times: in order of the time from which events are known, the furthest place
-        reached so far is the newest known (a running maximum).
+    def _newest_of_many(self, spine: SpineRows) -> Ints:
+        """The same however many lie hidden between: in order of the time from which events are
+        known, the furthest place reached so far is the newest known (a running maximum).
         """
-        if self.known is None:
-            found = self.before(spine, spine.time) - 1
-        else:
-            by_known = np.argsort(self._packed_known)
-            reached = np.maximum.accumulate(by_known)
-            wanted = self._known_packing.pack(spine.entity, spine.time)
-            last = np.searchsorted(self._packed_known[by_known], wanted, "right") - 1
-            found = np.where(last < 0, -1, reached[last]) if len(self) else last
+        by_known = np.argsort(self._packed_known)
+        reached = np.maximum.accumulate(by_known)
+        wanted = self._known_packing.pack(spine.entity, spine.time)
+        last = np.searchsorted(self._packed_known[by_known], wanted, "right") - 1
+        return self._own(np.where(last < 0, -1, reached[last]), spine.entity)
+
+    def _own(self, places: Ints, entity: Ints) -> Ints:
+        """Places, -1 where they are of another entity."""
         if not len(self):
-            return np.full(len(spine.entity), -1, np.int64)
-        is_own = (found >= 0) & (spine.entity >= 0) & (self.entity[found] == spine.entity)
-        return np.where(is_own, found, -1)
+            return np.full(len(places), -1, np.int64)
+        return np.where((places >= 0) & (self.entity[places] == entity), places, -1)
 
 
 def _settled(

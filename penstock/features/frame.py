@@ -45,7 +45,7 @@ MEMORY_BYTES = int(os.environ.get("PENSTOCK_JOIN_MEMORY_BYTES", str(1 << 30)))
 _LAST = (1 << 63) - 1
 _VALUE_BYTES, _ORDER_BYTES = 8, 64
 """What a value costs while it is joined, and to put a row in order."""
-_SLACK = 3
+_SLACK = 5
 """Of a part on its way from disk, sorted and back, this many times as much is held (measured)."""
 _WORKED_BYTES = {"sum": 64, "mean": 16, "std": 160, "min": 28, "max": 28, "quantile": 64}
 """What is worked out of an event beside, by the function of a window."""

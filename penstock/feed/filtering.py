@@ -6,14 +6,11 @@ import json
 import pickle
 import re
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
-import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from penstock.errors import OrderError
@@ -22,7 +19,14 @@ from penstock.feed.samples import Plan, Rows, Samples
 from penstock.shards.packing import names_of
 from penstock.shards.ranges import Ranges
 
-Expression = pl.Expr | pc.Expression
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
+
+    Expression = pl.Expr | pc.Expression
+
+# pyarrow's datasets are imported where they are used: they import pandas where it is installed,
+# which takes ten times as long as a first batch.
+
 _KEPT_SELECTIONS = 4096
 _MAY_MEET_NAN = re.compile(r"!=|[a-z_]+\(")
 """What can be true of a NaN, which ranges leave out: an expression with more in it than comparisons
@@ -104,8 +108,11 @@ class Filtered:
 
 def possible(expression: Expression, ranges: dict[str, Ranges], blocks: int) -> NDArray[np.int64]:
     """Blocks that their ranges do not rule out."""
-    if not isinstance(expression, pc.Expression) or not ranges:
+    if isinstance(expression, pl.Expr) or not ranges:
         return np.arange(blocks)
+    import pyarrow.dataset as pads
+    import pyarrow.fs as pafs
+
     if _MAY_MEET_NAN.search(str(expression)):
         ranges = {n: r for n, r in ranges.items() if not pa.types.is_floating(r.least.type)}
     kinds = {name: column.least.type for name, column in ranges.items()}
@@ -141,6 +148,8 @@ def holds(expression: Expression, block: pa.RecordBatch) -> NDArray[np.bool_]:
                 raise OrderError(f"can't filter by {expression}: it is {true.dtype}, no condition")
             true = true.fill_null(False)
             return np.broadcast_to(true.to_numpy().astype(bool), table.num_rows)
+        import pyarrow.dataset as pads
+
         scanned = pads.InMemoryDataset(table).scanner(columns={"true": expression}).to_table()
         return scanned["true"].combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
     except (pl.exceptions.PolarsError, pa.ArrowException, AttributeError) as error:
@@ -155,6 +164,8 @@ def checked(expression: object) -> Expression:
     ------
     OrderError: it is of neither kind.
     """
+    import pyarrow.compute as pc
+
     if isinstance(expression, pl.Expr | pc.Expression):
         return expression
     raise OrderError(

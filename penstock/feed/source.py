@@ -18,6 +18,7 @@ from penstock.feed.cache import Layout
 from penstock.feed.fetch import Fetcher
 from penstock.lake import Lake, dataset_key
 from penstock.shards import Blocks, Manifest
+from penstock.shards.manifest import numbers_of
 from penstock.shards.ranges import Ranges, ranges_of
 from penstock.storage.objects import ObjectStore
 
@@ -220,7 +221,7 @@ class ShardSource:
         name = f"elements:{column}"
         if name not in self.index.column_names:
             return None
-        return self.index[name].to_numpy()[self.blocks.number]
+        return numbers_of(self.index[name])[self.blocks.number]
 
     def local_path(self, file: int) -> Path | None:
         """A shard of a lake on this machine's disk."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
@@ -182,9 +183,16 @@ def read_index(manifest: Manifest, data: bytes) -> pa.Table:
         raise ShardError(f"{where}: damaged index") from error
 
 
+def numbers_of(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column's numbers. pyarrow's `to_numpy` imports pandas first, where that is installed, which
+    takes ten times as long as a first batch.
+    """
+    return pl.Series(pl.from_arrow(column)).to_numpy()
+
+
 def blocks_of(index: pa.Table) -> Blocks:
     """The blocks of all splits, from the index."""
-    columns = {name: index[name].to_numpy() for name in _INDEX_COLUMNS}
+    columns = {name: numbers_of(index[name]) for name in _INDEX_COLUMNS}
     first_row = np.cumsum(columns["rows"]) - columns["rows"]
     return Blocks(**columns, number=np.arange(index.num_rows), first_row=first_row)
 

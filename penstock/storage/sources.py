@@ -30,7 +30,7 @@ _IN_FLIGHT = 32
 _LAST = "/\U0010ffff"
 """Sorts behind all that is in a folder."""
 _LISTED = 20_000
-_HELD = 200_000
+_HELD = 100_000
 """Files of a listing that are held before those that are known already are left out."""
 """Files of a listing held as objects before they become a table."""
 
@@ -131,7 +131,7 @@ class SourceFolder:
         """
         try:
             found, held, count = list[pl.DataFrame](), list[pl.DataFrame](), 0
-            for frame in self._files.list(after):
+            for frame in self.frames(after=after):
                 held.append(frame.filter(self.matches(pattern)))
                 count += held[-1].height
                 if wanted is not None and count >= _HELD:
@@ -141,6 +141,10 @@ class SourceFolder:
             reason = str(error).splitlines()[0]
             raise SourceError(f"{self.identity}: can't be listed: {reason}") from error
         return pl.concat([pl.DataFrame(schema=LISTING), *found, *held]).sort("path")
+
+    def frames(self, *, after: str = "") -> Iterator[pl.DataFrame]:
+        """All files, some at a time, as storage lists them."""
+        return self._files.list(after)
 
     @staticmethod
     def matches(pattern: str) -> pl.Expr:
