@@ -1,7 +1,8 @@
 """One factory turns a domain's values into Dagster assets, so that all have the same care.
 
     bronze ─▶ table + rejected rows ─▶ feature tables ─┐
-                    └────────────────▶ label tables ───┴▶ training set ─▶ dataset
+                    ├────────────────▶ label tables ───┴▶ training set ─▶ dataset
+                    └────────────────▶ current values
 
 Asset keys are table names. Bronze and validated tables are incremental and have no partitions;
 feature and label tables have a partition a day, and one run does any range of them.
@@ -29,7 +30,7 @@ from penstock.catalogue import catalogue
 from penstock.contracts import Contract
 from penstock.contracts.beyond import seconds
 from penstock.errors import SourceError
-from penstock.features import DailyTable, FeatureView, materialize
+from penstock.features import DailyTable, FeatureView, materialize, refresh
 from penstock.ingest import Source, ingest
 from penstock.ingest.ledger import read_ledger, unread_files
 from penstock.labels import Outcome
@@ -57,6 +58,8 @@ class Domain:
     views: Sequence[FeatureView] = ()
     labels: Sequence[Outcome] = ()
     training_sets: Sequence[TrainingSet] = ()
+    served: Sequence[FeatureView] = ()
+    """Views whose current values are kept for `latest`."""
 
     @property
     def daily_tables(self) -> list[DailyTable]:
@@ -80,6 +83,7 @@ def domain_assets(domain: Domain) -> list[dg.AssetsDefinition]:
         _validated(domain),
         *(_daily(domain, view, {"features"}) for view in domain.views),
         *(_daily(domain, label, {"labels"}) for label in domain.labels),
+        *(_current(domain, view) for view in domain.served),
         *(asset for spec in domain.training_sets for asset in _training_set(domain, spec)),
     ]
 
@@ -325,6 +329,41 @@ def _daily(
         return dg.MaterializeResult(metadata=table_metadata(snapshot, seconds=seconds, **counts))
 
     return computed
+
+
+def current_key(view: FeatureView) -> dg.AssetKey:
+    """The asset of a view's current values."""
+    return key(f"{view.table}_latest")
+
+
+def _current(domain: Domain, view: FeatureView) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=current_key(view),
+        deps=[key(view.source)],
+        group_name=domain.name,
+        description=f"{view.description} Of every {view.entity.name} as of now, for `latest`.",
+        kinds={"arrow", "features"},
+        owners=_owners(view.owner),
+        tags={"layer": "serving"},
+        code_version=view.fingerprint(),
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=2),
+    )
+    def current_values(lake: LakeResource) -> dg.MaterializeResult:
+        started = time.perf_counter()
+        done = refresh(lake.open(), view)
+        return dg.MaterializeResult(
+            metadata={
+                "entities": done.rows,
+                "features": len(view.feature_names),
+                "as_of": dg.MetadataValue.timestamp(done.at),
+                "source_version": done.source_version,
+                "definition": done.fingerprint,
+                "file": done.key,
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+        )
+
+    return current_values
 
 
 def _training_set(domain: Domain, spec: TrainingSet) -> list[dg.AssetsDefinition]:

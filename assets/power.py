@@ -2,10 +2,16 @@
 
 from assets.factory import Domain, domain_assets
 from assets.models import forecast_model
-from pipelines.power import OIL
+from pipelines.power import OIL, OIL_FEATURES
 from schemas.power import FIRST_DAY, SOURCE
 
-DOMAIN = Domain(name="power", source=SOURCE, first_day=FIRST_DAY, training_sets=(OIL,))
+DOMAIN = Domain(
+    name="power",
+    source=SOURCE,
+    first_day=FIRST_DAY,
+    training_sets=(OIL,),
+    served=(OIL_FEATURES,),
+)
 
 ASSETS = [
     *domain_assets(DOMAIN),

@@ -3,7 +3,14 @@
 from assets.factory import Domain, domain_assets
 from assets.models import forecast_model
 from assets.partitions import last_day_of_history
-from pipelines.retail import CUSTOMER_VALUE, DEMAND, DEMAND_LABELS, PRODUCT_FEATURES
+from pipelines.retail import (
+    COUNTRY_FEATURES,
+    CUSTOMER_FEATURES,
+    CUSTOMER_VALUE,
+    DEMAND,
+    DEMAND_LABELS,
+    PRODUCT_FEATURES,
+)
 from schemas.retail import EVERY_DAY, FIRST_DAY, SALES, SOURCE
 
 DOMAIN = Domain(
@@ -14,6 +21,7 @@ DOMAIN = Domain(
     views=(PRODUCT_FEATURES,),
     labels=(DEMAND_LABELS,),
     training_sets=(DEMAND, CUSTOMER_VALUE),
+    served=(PRODUCT_FEATURES, CUSTOMER_FEATURES, COUNTRY_FEATURES),
 )
 
 ASSETS = [

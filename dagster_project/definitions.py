@@ -12,8 +12,13 @@ import assets
 from assets.factory import Domain
 from assets.lake import LakeResource
 from dagster_project.hooks import failure_webhook
-from dagster_project.jobs import daily_jobs, ingest_job, publish_job, upkeep_job
-from dagster_project.schedules import ingest_schedule, publish_schedule, upkeep_schedule
+from dagster_project.jobs import daily_jobs, ingest_job, publish_job, refresh_job, upkeep_job
+from dagster_project.schedules import (
+    ingest_schedule,
+    publish_schedule,
+    refresh_schedule,
+    upkeep_schedule,
+)
 from dagster_project.sensors import new_files_sensor, stale_days_sensor
 
 
@@ -35,6 +40,7 @@ defs = dg.Definitions(
         *(ingest_job(domain) for domain in DOMAINS),
         *(job for jobs in _DAILY_JOBS.values() for job in jobs),
         *(publish_job(domain) for domain in DOMAINS if domain.training_sets),
+        *(refresh_job(domain) for domain in DOMAINS if domain.served),
         upkeep_job(),
     ],
     sensors=[
@@ -49,6 +55,7 @@ defs = dg.Definitions(
     schedules=[
         *(ingest_schedule(domain) for domain in DOMAINS),
         *(publish_schedule(domain) for domain in DOMAINS if domain.training_sets),
+        *(refresh_schedule(domain) for domain in DOMAINS if domain.served),
         upkeep_schedule(),
     ],
     resources={"lake": LakeResource(), "pipes": dg.PipesSubprocessClient()},

@@ -99,7 +99,12 @@ class _Demo:
 
     def run(self) -> Done:
         from assets.lake import LakeResource
-        from dagster_project.jobs import daily_job_name, ingest_job_name, publish_job_name
+        from dagster_project.jobs import (
+            daily_job_name,
+            ingest_job_name,
+            publish_job_name,
+            refresh_job_name,
+        )
         from dagster_project.sensors import stale_ranges
         from penstock.features import stale_days
         from penstock.ingest import waiting_files
@@ -116,8 +121,11 @@ class _Demo:
             for tags in stale_ranges(lake, daily):
                 span = " to ".join(tags.values())
                 self._execute(daily_job_name(daily), f"{daily.table}, {span}", tags)
-        if self._succeeded and (waiting or days or self._runs):
+        is_new = bool(waiting or days or self._runs)
+        if self._succeeded and is_new:
             self._execute(publish_job_name(domain), "training sets, datasets, models")
+        if self._succeeded and is_new and domain.served:
+            self._execute(refresh_job_name(domain), "current values, for latest()")
         unread = unread_files(read_ledger(lake, domain.source))
         return Done(waiting, days, self._runs, self._succeeded, self._assets(), unread)
 

@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from assets.factory import Domain, key
+from assets.factory import Domain, current_key, key
 from assets.lake import LakeResource
 from assets.metadata import markdown
 from penstock.features import DailyTable
@@ -50,6 +50,20 @@ def daily_jobs(domain: Domain) -> list[UnresolvedAssetJobDefinition]:
         )
         for daily in domain.daily_tables
     ]
+
+
+def refresh_job_name(domain: Domain) -> str:
+    """The job that works out current values."""
+    return f"{domain.name}_refresh"
+
+
+def refresh_job(domain: Domain) -> UnresolvedAssetJobDefinition:
+    """Current values of the views that are served."""
+    return dg.define_asset_job(
+        refresh_job_name(domain),
+        selection=dg.AssetSelection.assets(*(current_key(view) for view in domain.served)),
+        description="Work out the current values that `latest` serves",
+    )
 
 
 def publish_job(domain: Domain) -> UnresolvedAssetJobDefinition:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.factory import Domain
-from dagster_project.jobs import UPKEEP_JOB_NAME, ingest_job_name, publish_job_name
+from dagster_project.jobs import (
+    UPKEEP_JOB_NAME,
+    ingest_job_name,
+    publish_job_name,
+    refresh_job_name,
+)
 
 
 def publish_schedule(domain: Domain) -> dg.ScheduleDefinition:
@@ -16,6 +21,17 @@ def publish_schedule(domain: Domain) -> dg.ScheduleDefinition:
         cron_schedule="0 5 * * *",
         execution_timezone="UTC",
         description="Publish what the day before brought",
+    )
+
+
+def refresh_schedule(domain: Domain) -> dg.ScheduleDefinition:
+    """Every hour: the current values that are served."""
+    return dg.ScheduleDefinition(
+        name=f"{domain.name}_refresh_hourly",
+        job_name=refresh_job_name(domain),
+        cron_schedule="30 * * * *",
+        execution_timezone="UTC",
+        description="Work out the current values that `latest` serves",
     )
 
 

@@ -61,7 +61,8 @@ def main() -> None:
         "",
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; from "
         f"files to rows in memory (of the largest, a batch at a time), the best of {told.runs}; "
-        "100,000 entities, 90 days, TTL 7 days, 5 % ties, 20 % of rows late. `ours` is how many times as long the other takes; `differ` "
+        "100,000 entities, 90 days, TTL 7 days, 5 % ties, 20 % of rows late. `ours` is how many "
+        "times as long the other takes; `differ` "
         "are cells that are not as ours (windows: by more than 1e-9 of the value; rows alike in "
         "both times have no right order).",
         "",
@@ -123,7 +124,7 @@ def _measured(who: str, work: str, folder: Path, out: Path, feast: str) -> tuple
     tool, _, store = who.partition(" ")
     match tool:
         case "ours":
-            name = "clustered" if work == "clustered" else asked
+            name = work if work in ("clustered", "large") else asked
             command = [sys.executable, "-m", "benchmarks.features.ours", name]
         case "feast":
             command = [feast, str(HERE / "feast_script.py"), asked]

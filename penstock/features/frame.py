@@ -383,7 +383,7 @@ def _parts(frame: TrainingFrame) -> int:
         return 1
     # Parts are joined to one view after the other.
     parts = -(-max(needed) * THREADS * _SLACK // frame.memory_bytes)
-    return min(max(parts, 2), MOST_PARTS)
+    return max(2, min(parts, spine, MOST_PARTS))
 
 
 def _worked(view: FeatureView) -> set[tuple[Counted, str]]:

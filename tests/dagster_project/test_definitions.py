@@ -21,11 +21,18 @@ from assets.lake import LakeResource
 from assets.retail import DOMAIN as RETAIL
 from dagster_project.definitions import ASSETS, defs
 from dagster_project.hooks import failure_webhook
-from dagster_project.jobs import daily_job_name, daily_jobs, ingest_job_name
+from dagster_project.jobs import (
+    daily_job_name,
+    daily_jobs,
+    ingest_job_name,
+    refresh_job_name,
+)
 from dagster_project.sensors import new_files_sensor, stale_days_sensor, stale_ranges
 from penstock import Lake, validate
 from penstock.errors import SourceError
+from penstock.features import LatestValues
 from penstock.ingest import ingest
+from pipelines.retail import PRODUCT_FEATURES as PRODUCT
 from pipelines.retail_sample import write_sample
 from schemas.retail import SALES
 from tests.conftest import ROOT, free_port, wait_for
@@ -67,7 +74,9 @@ def test_the_graph_ends_in_the_model() -> None:
     assert graph.get_ancestor_asset_keys(key("retail/demand_model")) == {
         key(name)
         for name in ASSET_NAMES
-        if name not in made and not name.startswith("retail/customer_value")
+        if name not in made
+        and not name.startswith("retail/customer_value")
+        and not name.endswith("_latest")
     }
     ancestors = graph.get_ancestor_asset_keys(key("retail/customer_value_model"))
     assert key("retail/sales") in ancestors
@@ -155,6 +164,9 @@ def test_materializing_through_dagster_tells_rows_versions_and_checks(
             instance=instance, resources={"lake": lake}, tags=tags
         )
         partitions = instance.get_materialized_partitions(key(features.table))
+        served = defs.resolve_job_def(refresh_job_name(RETAIL)).execute_in_process(
+            instance=instance, resources={"lake": lake}
+        )
 
     metadata = {name: value.value for name, value in sales.metadata.items()}
     assert ingested.success
@@ -165,6 +177,9 @@ def test_materializing_through_dagster_tells_rows_versions_and_checks(
     assert set(checks) == {"every_file_was_read"} | {e.name for e in SALES.all_expectations}
     assert checks["unit_price_values_to_be_between"].metadata["rows that break it"].value > 0
     assert len(partitions) == 12
+    assert served.success
+    (current,) = served.asset_materializations_for_node("retail__product_features_latest")
+    assert current.metadata["entities"].value == LatestValues(lake.open(), PRODUCT).refreshed.rows
     assert stale_ranges(lake.open(), features) == []
 
 
@@ -277,6 +292,7 @@ def test_the_webserver_shows_the_assets_sensors_and_schedules(tmp_path: Path) ->
     assert schedules == {
         *(f"{domain}_ingest_nightly" for domain in ("retail", "power")),
         *(f"{domain}_publish_daily" for domain in ("retail", "power")),
+        *(f"{domain}_refresh_hourly" for domain in ("retail", "power")),
         "upkeep_nightly",
     }
 

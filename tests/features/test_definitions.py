@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -319,3 +323,31 @@ def test_a_confidence_that_is_none_is_not_the_surest() -> None:
     assert replace(found, sources="b").sources == ("b",)
     with pytest.raises(FeatureError, match="confidence is String"):
         found.chosen(labels.with_columns(confidence=pl.lit("sure")))
+
+
+def test_what_is_parted_on_disk_has_no_name_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kinds = pl.Series(["a", "b", None, "a"], dtype=pl.Categorical)
+    rows = pl.DataFrame({"k": [1, 2, 3, 4], "t": [day(0)] * 4, "x": kinds})
+    spine = pl.DataFrame({"k": [4, 3, 2, 1, 5] * 2, "event_time": [day(1)] * 10})
+    frame = training_frame(spine, view("x"), sources={"shop/rows": rows}, memory_bytes=1)
+
+    (batch,) = frame.batches()
+
+    assert batch["x"].cast(pl.String).to_list() == ["a", None, "b", "a", None] * 2
+    left = training_frame(spine, view("x"), sources={"shop/rows": rows}, memory_bytes=1).batches()
+    next(left)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def _full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", _full)
+    spine = pl.DataFrame({"k": [1], "event_time": [day(1)]})
+    frame = training_frame(spine, view("x"), sources={"shop/rows": rows_of(x=[1])}, memory_bytes=1)
+    with pytest.raises(FeatureError, match="No space left on device.: give it room"):
+        frame.collect()
