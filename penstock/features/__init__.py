@@ -12,6 +12,7 @@ aggregating.py  windows as of each row's own time
 streams.py      the values that windows are over   (exact.py: sums, ranges.py: minima and maxima,
                 selecting.py: distinct counts and quantiles, listing.py: event by event)
 join.py         the point-in-time join of rows that fit in memory
+parts.py        a part of a join that does not fit, as a task for an engine
 spilling.py     rows parted by entity on disk, and put back into the spine's order
 frame.py        training_frame: all of this for a spine and views
 explaining.py   which source rows gave a training row its values, and why no newer ones did

@@ -7,10 +7,8 @@ and views are parted by entity on this machine's disk and joined part after part
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +17,11 @@ import polars as pl
 import pyarrow as pa
 from polars.exceptions import PolarsError
 
+from penstock.engines import Engine, engine_of
 from penstock.errors import FeatureError
 from penstock.features.events import Ints
-from penstock.features.join import THREADS, Joined, KnownAt, Prepared, join_views
+from penstock.features.join import Joined, KnownAt, Prepared, join_views
+from penstock.features.parts import JoinPart, alone
 from penstock.features.preparing import TIME, Plan, counted_rows, plan
 from penstock.features.spilling import (
     BATCH,
@@ -60,6 +60,7 @@ def training_frame(
     lake: Lake | None = None,
     sources: Mapping[str, Frame | Snapshot] | None = None,
     memory_bytes: int = MEMORY_BYTES,
+    engine: Engine | None = None,
 ) -> TrainingFrame:
     """A spine with the features of views, each as of the row's own time.
 
@@ -73,6 +74,7 @@ def training_frame(
     lake: where the views' sources and a spine named are; by default that of `Lake()`.
     sources: rows of sources by name, in place of the lake's tables: frames, or pinned snapshots.
     memory_bytes: about what a join may hold beside its inputs' own reading; more is parted on disk.
+    engine: on which such parts are joined; by default that of `PENSTOCK_ENGINE`.
 
     Raises
     ------
@@ -102,6 +104,7 @@ def training_frame(
         joins=found,
         known_at=known_at,
         memory_bytes=memory_bytes,
+        engine=engine or engine_of(),
     )
 
 
@@ -154,6 +157,7 @@ class TrainingFrame:
     joins: Plan
     known_at: KnownAt
     memory_bytes: int
+    engine: Engine = field(default_factory=engine_of)
 
     def __post_init__(self) -> None:
         self._report: list[Joined] | None = None
@@ -281,42 +285,20 @@ class TrainingFrame:
                     bounded = _bounded(prepared, np.array([low, high]), self.joins.unit_us)
                     parted = Parted(rows, keys, parts)
                     parted.write(bounded.collect_batches(chunk_size=BATCH))
-                    self._join_parts(outputs[-1], prepared, parted, partial(spine.part, number))
+                    task = JoinPart(
+                        spine.group(number),
+                        parted,
+                        alone(prepared),
+                        self.known_at,
+                        self.joins.unit_us,
+                    )
+                    outputs[-1].begin()
+                    for part, columns, reports in self.engine.run(task, range(parts)):
+                        self._told(reports)
+                        outputs[-1].put(part, columns)
             for number, stretch in enumerate(spine.stretches()):
                 columns = [column for output in outputs for column in output.stretch(number)]
                 yield self._finished(stretch, {column.name: column for column in columns})
-
-    def _join_parts(
-        self,
-        output: InOrder,
-        prepared: Prepared,
-        parted: Parted,
-        spine: Callable[[int], pl.DataFrame | None],
-    ) -> None:
-        keys = prepared.view.entity.keys
-
-        def joined(part: int) -> list[Joined]:
-            wanted = spine(part)
-            if wanted is None:
-                return []
-            rows = parted.take(part)
-            if rows is None:
-                rows = prepared.rows.clear().collect()
-            found, reports = join_views(
-                wanted.select(keys),
-                wanted[TIME].to_numpy(),
-                [(prepared, lambda: rows)],
-                self.known_at,
-                self.joins.unit_us,
-                threads=1,
-            )
-            output.put(part, found)
-            return reports
-
-        output.begin()
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="penstock-join") as pool:
-            for reports in pool.map(joined, range(parted.parts)):
-                self._told(reports)
 
     def _part_spine(self, spine: PartedSpine) -> tuple[int, int]:
         """Part the spine's keys and times; the first and the last time."""
@@ -382,7 +364,7 @@ def _parts(frame: TrainingFrame) -> int:
     if sum(needed) <= frame.memory_bytes or not spine:
         return 1
     # Parts are joined to one view after the other.
-    parts = -(-max(needed) * THREADS * _SLACK // frame.memory_bytes)
+    parts = -(-max(needed) * frame.engine.workers * _SLACK // frame.memory_bytes)
     return max(2, min(parts, spine, MOST_PARTS))
 
 

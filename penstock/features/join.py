@@ -7,9 +7,7 @@ time; if it is older than the view's TTL, there is no value.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -17,14 +15,13 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from penstock.engines import Threads
 from penstock.features.aggregating import aggregate
 from penstock.features.events import Entities, Events, Ints, SpineRows, earlier
 from penstock.features.view import FeatureView
 from penstock.features.windows import Counted
 
 KnownAt = Literal["event", "created"]
-THREADS = max(2, min(8, os.cpu_count() or 2))
-"""Views, or parts of a join, that are held and worked on at once."""
 EVENT, CREATED = "_event", "_created"
 """Columns of times, in units of the join."""
 
@@ -70,7 +67,7 @@ def join_views(
     known_at: KnownAt,
     unit_us: float,
     *,
-    threads: int = THREADS,
+    engine: Threads | None = None,
 ) -> tuple[pl.DataFrame, list[Joined]]:
     """The features of views of one entity, in the order of the spine.
 
@@ -78,7 +75,8 @@ def join_views(
     ----------
     keys: the spine's keys; a row with a null among them gets no value.
     time: (rows,) the spine's times.
-    views: each with what reads its rows; `threads` of them at once.
+    views: each with what reads its rows.
+    engine: works on that many views at once; by default one a core.
     unit_us: microseconds in a unit of the times.
     """
     entities = Entities(keys)
@@ -90,8 +88,7 @@ def join_views(
         prepared, read = view
         return ViewRows(entities, prepared, read(), known_at, unit_us).at(spine)
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="penstock-join") as pool:
-        found = list(pool.map(joined, views))
+    found = list((engine or Threads()).run(joined, views))
     columns = [column for columns, _ in found for column in columns]
     return pl.DataFrame(columns), [report for _, report in found]
 

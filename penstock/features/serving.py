@@ -27,7 +27,7 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
-from penstock.errors import FeatureError, LakeError, did_you_mean
+from penstock.errors import FeatureError, StorageError, did_you_mean
 from penstock.features.frame import training_frame
 from penstock.features.hashing import hashes_of
 from penstock.features.preparing import prepare
@@ -125,6 +125,7 @@ class LatestValues:
     Raises
     ------
     FeatureError: they were never refreshed, or for another definition of the view.
+    StorageError: the lake can't be reached.
     """
 
     def __init__(self, lake: Lake, view: FeatureView) -> None:
@@ -230,8 +231,11 @@ def _opened(lake: Lake, view: FeatureView) -> pa.Table:
         try:
             with pa.memory_map(str(_local(lake, served[-1]))) as file:
                 return pa.ipc.open_file(file).read_all()
-        except (FileNotFoundError, LakeError):
+        except FileNotFoundError:
             continue  # refreshed, and gone, since it was listed
+        except StorageError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
     raise FeatureError(
         f"{view.table}: its current values are refreshed faster than they can be opened"
     )

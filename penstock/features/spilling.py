@@ -11,10 +11,9 @@ import operator
 import os
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -22,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from penstock.engines import Threads
 from penstock.errors import FeatureError
 
 STRETCH = 1 << 18
@@ -29,7 +29,6 @@ STRETCH = 1 << 18
 BATCH = 1 << 19
 """Rows that are parted at once."""
 MOST_PARTS = 1 << 16
-_AT_ONCE = max(2, min(8, os.cpu_count() or 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +60,21 @@ class Spill:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+    def __getstate__(self) -> str:
+        """For another process of this machine, which reads alone."""
+        path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        if not Path(path).exists():
+            raise FeatureError(
+                "this system has no /proc, by which processes read what is parted on disk; join on "
+                "threads (PENSTOCK_ENGINE=threads)"
+            )
+        return path
+
+    def __setstate__(self, path: str) -> None:
+        self._file = Path(path).open("rb")  # noqa: SIM115 - closed with the last reference
+        self._lock = threading.Lock()
+        self._end = 0
 
     def again(self) -> None:
         """Forget all rows. None that were read may be in use."""
@@ -121,17 +135,11 @@ class Parted:
 
     def write(self, batches: Iterable[pl.DataFrame]) -> None:
         """Add rows, some batches at once."""
-        waiting = deque[Future[None]]()
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="penstock-part") as pool:
-            for number, batch in enumerate(batches):
-                waiting.append(pool.submit(self._put, number, batch))
-                if len(waiting) > _AT_ONCE:
-                    waiting.popleft().result()
-            for each in waiting:
-                each.result()
+        for _ in Threads().run(self._put, enumerate(batches)):
+            pass
 
-    def _put(self, number: int, rows: pl.DataFrame) -> None:
-        self.put(number, rows)
+    def _put(self, numbered: tuple[int, pl.DataFrame]) -> None:
+        self.put(*numbered)
 
     def put(self, number: int, rows: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Add a batch.
@@ -194,9 +202,9 @@ class PartedSpine:
             self._orders[group].append(self._spill.put(pa.table({"back": back})))
             self._counts[group].append(counts)
 
-    def part(self, group: int, part: int) -> pl.DataFrame | None:
-        """What a group's join needs of a part, in the spine's order; None where it has no rows."""
-        return self._groups[group].take(part)
+    def group(self, group: int) -> Parted:
+        """What a group's join needs of each part, in the spine's order."""
+        return self._groups[group]
 
     def pieces(self, group: int, part: int) -> list[tuple[int, int, int]]:
         """Stretches that have rows of a part, and from where to where among the part's."""
@@ -234,7 +242,7 @@ class InOrder:
         self._views.append({})
 
     def put(self, part: int, columns: pl.DataFrame) -> None:
-        """A part's columns, in the order of its rows; from any thread."""
+        """A part's columns, in the order of its rows."""
         if not columns.width:
             return
         table = columns.to_arrow()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from penstock.feed.describe import Explanation, explained, html_of, text_of
 from penstock.feed.engine import Engine
 from penstock.feed.feeder import Caller, Feeder
 from penstock.feed.feeding import Step, Stretch
-from penstock.feed.filtering import checked
+from penstock.feed.filtering import Expression, checked
 from penstock.feed.images import ImageOptions
 from penstock.feed.metrics import Metrics, serve_prometheus
 from penstock.feed.opened import Opened
@@ -36,9 +36,6 @@ from penstock.feed.variable import row_bytes
 from penstock.feed.windows import WindowOptions
 from penstock.feed.world import World, current_world, dataloader_worker
 from penstock.shards import Manifest
-
-if TYPE_CHECKING:
-    from penstock.feed.filtering import Expression
 
 FULL_SHUFFLE_BYTES = 1 << 30
 """`shuffle(mode="auto")` permutes all rows of a dataset up to this size, and windows above it."""

@@ -6,11 +6,12 @@ import json
 import pickle
 import re
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from penstock.errors import OrderError
@@ -19,10 +20,7 @@ from penstock.feed.samples import Plan, Rows, Samples
 from penstock.shards.packing import names_of
 from penstock.shards.ranges import Ranges
 
-if TYPE_CHECKING:
-    import pyarrow.compute as pc
-
-    Expression = pl.Expr | pc.Expression
+Expression = pl.Expr | pc.Expression
 
 # pyarrow's datasets are imported where they are used: they import pandas where it is installed,
 # which takes ten times as long as a first batch.
@@ -164,8 +162,6 @@ def checked(expression: object) -> Expression:
     ------
     OrderError: it is of neither kind.
     """
-    import pyarrow.compute as pc
-
     if isinstance(expression, pl.Expr | pc.Expression):
         return expression
     raise OrderError(

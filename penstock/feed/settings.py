@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import xxhash
 
 from penstock.feed.convert import Form
-from penstock.feed.filtering import text_of
+from penstock.feed.filtering import Expression, text_of
 from penstock.feed.images import ImageOptions
 from penstock.feed.order import Sequential, Shuffle
 from penstock.feed.packed import PackOptions
 from penstock.feed.stages import Stage
 from penstock.feed.windows import WindowOptions
 from penstock.feed.world import World
-
-if TYPE_CHECKING:
-    from penstock.feed.filtering import Expression
 
 
 @dataclass(frozen=True, slots=True)
