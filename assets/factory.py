@@ -341,7 +341,7 @@ def _current(domain: Domain, view: FeatureView) -> dg.AssetsDefinition:
         key=current_key(view),
         deps=[key(view.source)],
         group_name=domain.name,
-        description=f"{view.description} Of every {view.entity.name} as of now, for `latest`.",
+        description=f"{view.description}: of every {view.entity.name}, as of now, for `latest`",
         kinds={"arrow", "features"},
         owners=_owners(view.owner),
         tags={"layer": "serving"},

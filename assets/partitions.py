@@ -28,7 +28,8 @@ def daily_partitions(
     """
     if last_day is None:
         return dg.DailyPartitionsDefinition(start_date=first_day, end_offset=-lookahead_days)
-    end = last_day + timedelta(days=1 - lookahead_days)
+    # The source's last day is hardly ever whole, which a label asks of the days that it looks at.
+    end = last_day + timedelta(days=1 - lookahead_days - bool(lookahead_days))
     end = max(end, date.fromisoformat(first_day) + timedelta(days=1))
     return dg.DailyPartitionsDefinition(start_date=first_day, end_date=end.isoformat())
 
@@ -46,8 +47,9 @@ def last_day_of_history(table: str, event_time: str) -> date | None:
         return None
     newest: datetime | None = None
     if snapshot is not None:
-        times = (file.highest[event_time] for file in snapshot.files)
-        newest = max(times, default=None)
+        _, newest = snapshot.bounds(event_time)
+    if newest is not None and newest.tzinfo is None:
+        newest = newest.replace(tzinfo=UTC)
     if newest is None or datetime.now(UTC) - newest < timedelta(days=_LIVE_DAYS):
         return None
     return newest.astimezone(UTC).date()
