@@ -141,7 +141,7 @@ def query(lake: Lake, text: str, *, limit: int | None = None) -> list[dict[str, 
                 )
                 number = _VERSION.fullmatch(at) if at else None
                 version = int(number[1]) if number else at
-                connection.register(seen[view], Table(lake, name).snapshot(version).dataset())
+                connection.register(seen[view], Table(lake, name).snapshot(version).relation())
             return seen[view]
 
         parts = re.split(r"('(?:[^']|'')*')", text)  # what is in quotes stays as it is

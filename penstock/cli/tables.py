@@ -40,6 +40,7 @@ def sql(lake: Lake, query: str, limit: int, as_json: bool) -> None:
 @click.option("--sort-by", multiple=True, help="A column to order rows by; may be given again.")
 @click.option("--z-order-by", multiple=True, help="A column of a Z-order; may be given again.")
 @click.option("--file-mb", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--purge", is_flag=True, help="Also every file with a deletion vector.")
 @common
 def optimize(
     lake: Lake,
@@ -47,6 +48,7 @@ def optimize(
     sort_by: tuple[str, ...],
     z_order_by: tuple[str, ...],
     file_mb: int,
+    purge: bool,
     as_json: bool,
 ) -> None:
     """Write small files anew as large ones; all files, to order them. No row changes.
@@ -62,7 +64,11 @@ def optimize(
     from penstock.tables import optimize as run_optimize
 
     done = run_optimize(
-        Table(lake, table), file_bytes=file_mb << 20, sort_by=sort_by, z_order_by=z_order_by
+        Table(lake, table),
+        file_bytes=file_mb << 20,
+        sort_by=sort_by,
+        z_order_by=z_order_by,
+        purge=purge,
     )
     _print_one(asdict(done), as_json)
 

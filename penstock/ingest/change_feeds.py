@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from penstock.errors import SourceError, UnreadableFile
-from penstock.ingest.upstream import BATCH_ROWS, Upstream, UpstreamSource, first_line
+from penstock.ingest.upstream import Upstream, UpstreamSource, first_line
 from penstock.storage.objects import ObjectStore, resolve_options
 from penstock.storage.sources import without_credentials
 from penstock.tables.log import read_entry
@@ -78,7 +78,8 @@ class _Feed(Upstream):
         told = next(iter(table.history(1)), {}).get("timestamp")  # not every writer says it
         at = pa.scalar(None if told is None else told * 1000, pa.timestamp("us", "UTC"))
         said = (pa.scalar("insert"), pa.scalar(version, pa.int64()), at)
-        for batch in table.to_pyarrow_dataset().to_batches(batch_size=BATCH_ROWS):
+        for batch in table.scan():
+            batch = pa.record_batch(batch)
             for name, value in zip(CHANGES, said, strict=True):
                 batch = batch.append_column(name, pa.repeat(value, batch.num_rows))
             yield from self._wanted(batch)

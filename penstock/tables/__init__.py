@@ -2,7 +2,8 @@
 
     batches ─▶ staging.py: Parquet files that no commit names ─▶ table.py: one commit ─▶ readers
 
-    writing.py   append, overwrite, replace_where, upsert, delete; rewrite.py
+    writing.py   append, overwrite, replace_where, delete; upserting.py; copying.py, rewrite.py
+    deletions.py rows of a file that are gone
     changes.py   what each version did to rows; constraints.py, rules that every row keeps
     upkeep.py    optimize, vacuum, checkpoint, restore, clone; tags.py; history.py
     sql.py       DuckDB over it
@@ -13,12 +14,14 @@ commit deletes it, and what a killed process left behind is part of no version.
 
 from penstock.tables.changes import changes, enable_change_feed
 from penstock.tables.constraints import add_constraint, drop_constraint
+from penstock.tables.copying import Written
 from penstock.tables.history import SchemaChange, schema_history
 from penstock.tables.staging import StagedFile, Stager
 from penstock.tables.table import Snapshot, Table, Transaction
 from penstock.tables.tags import tag, tags, untag
 from penstock.tables.upkeep import checkpoint, clone, optimize, restore, vacuum
-from penstock.tables.writing import Written, append, delete, overwrite, replace_where, upsert
+from penstock.tables.upserting import enable_deletion_vectors, upsert
+from penstock.tables.writing import append, delete, overwrite, replace_where
 
 __all__ = [
     "SchemaChange",
@@ -36,6 +39,7 @@ __all__ = [
     "delete",
     "drop_constraint",
     "enable_change_feed",
+    "enable_deletion_vectors",
     "optimize",
     "overwrite",
     "replace_where",

@@ -20,7 +20,8 @@ from urllib.parse import quote
 from penstock._version import __version__
 from penstock.errors import CommitConflict
 from penstock.storage.objects import ObjectStore
-from penstock.tables.staging import StagedFile
+from penstock.tables.deletions import Deletion
+from penstock.tables.staging import StagedFile, StoredFile
 
 _SAFE = "/=:@!$&'()*+,;~-._"
 
@@ -35,8 +36,7 @@ class Entry:
     id: str
     """Tells this commit from all others."""
     adds: Sequence[StagedFile] = ()
-    removes: Sequence[tuple[str, int, Mapping[str, str | None]]] = ()
-    """Path, bytes and partition of each file that goes."""
+    removes: Sequence[StoredFile] = ()
     changes: Sequence[StagedFile] = ()
     """Files of its changes of rows."""
     transaction: tuple[str, int] | None = None
@@ -74,15 +74,16 @@ class Entry:
             yield {"protocol": dict(self.protocol)}
         if self.metadata:
             yield {"metaData": dict(self.metadata)}
-        for path, size_bytes, partition in self.removes:
+        for gone in self.removes:
             yield {
                 "remove": {
-                    "path": quote(path, safe=_SAFE),
+                    "path": quote(gone.path, safe=_SAFE),
                     "deletionTimestamp": now_ms,
                     "dataChange": self.changes_data,
                     "extendedFileMetadata": True,
-                    "partitionValues": dict(partition),
-                    "size": size_bytes,
+                    "partitionValues": dict(gone.partition),
+                    "size": gone.size_bytes,
+                    **_vector(gone.deletion),
                 }
             }
         for file in self.changes:
@@ -103,8 +104,13 @@ class Entry:
                     "modificationTime": file.modified_ms,
                     "dataChange": self.changes_data,
                     "stats": file.statistics,
+                    **_vector(file.deletion),
                 }
             }
+
+
+def _vector(deletion: Deletion | None) -> dict[str, Any]:
+    return {"deletionVector": deletion.to_json()} if deletion else {}
 
 
 def put_entry(
@@ -161,7 +167,7 @@ def _id(action: dict[str, Any]) -> str | None:
 def _check(
     entry: Entry, other: list[dict[str, Any]], version: int, *, is_alone: bool, what: str
 ) -> None:
-    ours = {quote(path, safe=_SAFE) for path, _, _ in entry.removes}
+    ours = {quote(file.path, safe=_SAFE) for file in entry.removes}
     for action in other:
         if "protocol" in action:
             raise CommitConflict(f"{what}: version {version} changed the table's protocol")

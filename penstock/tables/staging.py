@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.lake import Lake, table_key
+from penstock.tables.deletions import Deletion
 
 FILE_BYTES = 128 << 20
 """Arrow bytes after which a new Parquet file is begun."""
@@ -41,6 +42,19 @@ class StoredFile:
     partition: Mapping[str, str | None]
     lowest: Mapping[str, Any]
     highest: Mapping[str, Any]
+    deletion: Deletion | None = None
+    """Rows of it that are gone; not in `rows`, but within the bounds."""
+
+    @property
+    def id(self) -> str:
+        """Tells these rows from others: a file stays when some of its rows go."""
+        return f"{self.path}#{self.deletion.id}" if self.deletion else self.path
+
+    @property
+    def share_gone(self) -> float:
+        """Of the rows stored, those that are gone."""
+        gone = self.deletion.rows if self.deletion else 0
+        return gone / max(1, self.rows + gone)
 
     def may_hold(self, column: str, values: Iterable[str], *, is_prefix: bool = False) -> bool:
         """Whether the file's statistics leave room for a row with one of these values, or one that
@@ -65,6 +79,8 @@ class StagedFile:
     statistics: str
     """As Delta's protocol wants it: JSON of numRecords, minValues, maxValues, nullCount."""
     modified_ms: int
+    deletion: Deletion | None = None
+    """Rows of it that are gone, where it was in the table before; `rows` are all of them."""
 
     def as_stored(self) -> StoredFile:
         """As a version that names it has it, without statistics."""
@@ -123,7 +139,7 @@ class Stager:
 
         One call's rows lie in one file.
         """
-        table = pa.table(data) if isinstance(data, pa.RecordBatch) else data
+        table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
         columns = [
             table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type)
             for f in self._schema
@@ -259,13 +275,23 @@ def _statistics(written: Any, schema: pa.Schema) -> str:
 
 
 def statistics_json(
-    rows: int, nulls: Mapping[str, Any], lowest: Mapping[str, Any], highest: Mapping[str, Any]
+    rows: int,
+    nulls: Mapping[str, Any],
+    lowest: Mapping[str, Any],
+    highest: Mapping[str, Any],
+    *,
+    is_tight: bool = True,
 ) -> str:
-    """A file's statistics as Delta's log has them."""
+    """A file's statistics as Delta's log has them.
+
+    Parameters
+    ----------
+    is_tight: false where rows are gone, maybe those with the least and greatest values.
+    """
     low = {name: _bound(v, upper=False) for name, v in lowest.items() if _is_bound(v)}
     high = {name: _bound(v, upper=True) for name, v in highest.items() if _is_bound(v)}
-    counts = {"numRecords": rows, "nullCount": dict(nulls)}
-    return json.dumps({**counts, "minValues": low, "maxValues": high})
+    said = {"numRecords": rows, "nullCount": dict(nulls), "minValues": low, "maxValues": high}
+    return json.dumps(said if is_tight else {**said, "tightBounds": False})
 
 
 def _is_bound(value: Any) -> bool:

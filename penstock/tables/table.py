@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import quote, unquote
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
@@ -36,6 +37,7 @@ from penstock.errors import (
 )
 from penstock.lake import Lake, table_key
 from penstock.storage.objects import persistently
+from penstock.tables.deletions import ENABLED, FEATURE, Deletion, deletions_at, places_of
 from penstock.tables.log import Entry, commit_info, path_of, put_entry
 from penstock.tables.staging import (
     StagedFile,
@@ -47,6 +49,7 @@ from penstock.tables.staging import (
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -61,15 +64,22 @@ _WRITER_FEATURES = {
     "timestampNtz",
     "changeDataFeed",
     "checkConstraints",
+    FEATURE,
 }
 """That are kept to here, or ask nothing of who adds and removes whole files."""
-_READER_FEATURES = {"timestampNtz"}
+_READER_FEATURES = {"timestampNtz", FEATURE}
 _WRITER_VERSION = 4
 """Up to which an older protocol asks for no more than those, and generated columns."""
+_FEATURES_VERSIONS = (3, 7)
+"""Of the protocol for readers and writers, from which it names what it asks for."""
+_ASKED_FOR_SINCE = {"appendOnly": 2, "invariants": 2, "checkConstraints": 3, "changeDataFeed": 4}
+"""Of writers, by versions from before."""
 _ALL_STATISTICS = {"delta.dataSkippingNumIndexedCols": "-1"}
 """Of every column, not of the first 32 alone: a time or a batch's number may come after them."""
 CHANGE_FEED = "delta.enableChangeDataFeed"
 CONSTRAINT = "delta.constraints."
+PLACE = "__penstock_place"
+"""The column of rows' places in their data file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,10 +306,25 @@ class Snapshot:
         """Columns with their types, and descriptions as field metadata."""
         return pa.schema(self.delta.schema())
 
+    @cached_property
+    def _kinds(self) -> pl.Schema:
+        return pl.Schema(self.schema)
+
     @property
     def has_change_feed(self) -> bool:
         """Whether commits have to tell which rows they change."""
         return self.delta.metadata().configuration.get(CHANGE_FEED, "").lower() == "true"
+
+    @property
+    def has_deletion_vectors(self) -> bool:
+        """Whether an upsert leaves data files as they are, and marks rows of them as gone."""
+        return self.delta.metadata().configuration.get(ENABLED, "").lower() == "true"
+
+    @cached_property
+    def _deletions(self) -> dict[str, Deletion]:
+        if FEATURE not in (self.delta.protocol().reader_features or []):
+            return {}
+        return deletions_at(self.table.lake, self.table.key, self.version)
 
     @property
     def constraints(self) -> dict[str, str]:
@@ -320,19 +345,28 @@ class Snapshot:
     def files(self) -> list[StoredFile]:
         """The data files of this version."""
         self._check_readable()
-        found = self._asked(lambda delta: delta.get_add_actions(flatten=True))
-        actions = pa.table(found).to_pylist()
-        return [
-            StoredFile(
-                path=unquote(action["path"]),
-                size_bytes=action["size_bytes"],
-                rows=action["num_records"],
-                partition=_partition(_prefixed(action, "partition.")),
-                lowest=_prefixed(action, "min."),
-                highest=_prefixed(action, "max."),
+        actions = self._actions(flatten=True)
+        gone, files = self._deletions, list[StoredFile]()
+        for action in actions:
+            path = unquote(action["path"])
+            deletion = gone.get(path)
+            files.append(
+                StoredFile(
+                    path=path,
+                    size_bytes=action["size_bytes"],
+                    rows=action["num_records"] - (deletion.rows if deletion else 0),
+                    partition=_partition(_prefixed(action, "partition.")),
+                    lowest=_prefixed(action, "min."),
+                    highest=_prefixed(action, "max."),
+                    deletion=deletion,
+                )
             )
-            for action in actions
-        ]
+        return files
+
+    def _actions(self, *, flatten: bool) -> list[dict[str, Any]]:
+        """What the log says of each data file."""
+        found = self._asked(lambda delta: delta.get_add_actions(flatten=flatten))
+        return pl.DataFrame(found).to_dicts()  # pyarrow's would import pandas where it is installed
 
     def bounds(self, column: str) -> tuple[Any, Any]:
         """The least and the greatest value of a column, from statistics where all files have them;
@@ -350,10 +384,10 @@ class Snapshot:
     def staged(self) -> list[StagedFile]:
         """The data files of this version as a commit would add them anew."""
         self._check_readable()
-        table = pa.table(self._asked(lambda delta: delta.get_add_actions(flatten=False)))
+        gone, now_ms = self._deletions, int(time.time() * 1000)
         return [
             StagedFile(
-                path=unquote(action["path"]),
+                path=path,
                 size_bytes=action["size_bytes"],
                 rows=action["num_records"],
                 partition=_partition(action.get("partition") or {}),
@@ -362,10 +396,13 @@ class Snapshot:
                     action.get("null_count") or {},
                     action.get("min") or {},
                     action.get("max") or {},
+                    is_tight=path not in gone,
                 ),
-                modified_ms=int(time.time() * 1000),
+                modified_ms=now_ms,
+                deletion=gone.get(path),
             )
-            for action in table.to_pylist()
+            for action in self._actions(flatten=False)
+            for path in [unquote(action["path"])]
         ]
 
     @property
@@ -380,41 +417,90 @@ class Snapshot:
 
     def scan(self) -> pl.LazyFrame:
         """The rows as a polars frame, read when collected."""
-        if self.table.lake.is_local and quote(self.table.uri) != self.table.uri:
-            # polars opens the path as the log's URL has it, percent signs and all.
-            return pl.scan_pyarrow_dataset(self.dataset())
-        return pl.scan_delta(self.delta)
+        # polars opens a path as the log's URL has it, percent signs and all, and finds no deletion
+        # vector of a file whose name it writes otherwise than the log does.
+        is_quoted = self.table.lake.is_local and quote(self.table.uri) != self.table.uri
+        if not is_quoted and not self._deletions:
+            return pl.scan_delta(self.delta)
+        if not self.partition_columns or not self.files:
+            return self.read(self.files, self.schema.names)
+        return pl.concat([self.rows_of(file) for file in self.files])
 
     def dataset(self) -> pads.Dataset:
-        """The rows as a pyarrow dataset, which DuckDB scans with pushdown."""
+        """The rows as a pyarrow dataset.
+
+        Raises
+        ------
+        LakeError: the table has deletion vectors, which no such dataset can apply.
+        """
+        if FEATURE in (self.delta.protocol().reader_features or []):
+            raise LakeError(
+                f"{self.table.name}: it has deletion vectors, which pyarrow datasets don't apply; "
+                "read it with scan(), a polars frame, or `penstock sql`"
+            )
         return self.delta.to_pyarrow_dataset()
+
+    def relation(self) -> pads.Dataset | pl.LazyFrame:
+        """The rows as DuckDB scans them with pushdown."""
+        has_vectors = FEATURE in (self.delta.protocol().reader_features or [])
+        return self.scan() if has_vectors else self.dataset()
 
     def read(self, files: Iterable[StoredFile], columns: Sequence[str]) -> pl.LazyFrame:
         """Some columns of some data files; none may be a partition column.
 
         Files from before a column was added have nulls in it.
         """
-        paths = [f"{self.table.uri}/{file.path}" for file in files]
-        empty = pl.DataFrame(pl.from_arrow(self.schema.empty_table()))
-        if not paths:
-            return empty.lazy().select(columns)
+        frames = list[pl.LazyFrame]()
+        for deletion, run in itertools.groupby(files, key=lambda file: file.deletion):
+            if deletion is None:
+                frames.append(self._stored([*run]).select(columns))
+            else:
+                frames += [self._placed(file).select(columns) for file in run]
+        if not frames:
+            return pl.LazyFrame(schema=self._kinds).select(columns)
+        return frames[0] if len(frames) == 1 else pl.concat(frames)
+
+    def _stored(self, files: Sequence[StoredFile], **options: Any) -> pl.LazyFrame:
+        """All that is in some data files, gone or not."""
         partitions = set(self.partition_columns)
-        schema = {name: kind for name, kind in empty.schema.items() if name not in partitions}
-        options: Any = self.table.lake.storage_options or None
+        schema = {name: kind for name, kind in self._kinds.items() if name not in partitions}
+        stored: Any = self.table.lake.storage_options or None
         return pl.scan_parquet(
-            paths,
-            storage_options=options,
+            [f"{self.table.uri}/{file.path}" for file in files],
+            storage_options=stored,
             glob=False,
             schema=schema,
             missing_columns="insert",
             hive_partitioning=False,
-        ).select(columns)
+            **options,
+        )
 
-    def rows_of(self, file: StoredFile) -> pl.LazyFrame:
-        """A data file's rows, partition columns too."""
+    def _placed(self, file: StoredFile) -> pl.LazyFrame:
+        """A data file's rows and their places in it, without those that are gone."""
+        rows = self._stored([file], row_index_name=PLACE)
+        if file.deletion is None:
+            return rows
+        gone = pl.Series(self.places_gone(file), dtype=pl.UInt32)
+        return rows.filter(~pl.col(PLACE).is_in(pl.lit(gone).implode()))
+
+    def places_gone(self, file: StoredFile) -> NDArray[np.uint64]:
+        """Places in a data file whose rows are gone, ascending."""
+        if file.deletion is None:
+            return np.empty(0, np.uint64)
+        return places_of(file.deletion, self.table.lake.objects, self.table.key)
+
+    def rows_of(self, file: StoredFile, *, with_places: bool = False) -> pl.LazyFrame:
+        """A data file's rows, partition columns too.
+
+        Parameters
+        ----------
+        with_places: whether a last column, `PLACE`, says where in the file each one is.
+        """
         partitions = set(self.partition_columns)
         names = [name for name in self.schema.names if name not in partitions]
-        rows = self.read([file], names)
+        places = [PLACE] if with_places else []
+        rows = self._placed(file) if with_places else self.read([file], names)
+        rows = rows.select(*names, *places)
         if not partitions:
             return rows
         kinds = {name: self.schema.field(name).type for name in partitions}
@@ -423,7 +509,7 @@ class Snapshot:
             pl.lit(pl.Series(name, _parsed(file.partition.get(name), kind)))
             for name, kind in kinds.items()
         ]
-        return rows.with_columns(values).select(self.schema.names)
+        return rows.with_columns(values).select(*self.schema.names, *places)
 
     def transaction(self, application: str) -> int:
         """The newest batch number that the application has committed; 0 before its first."""
@@ -512,7 +598,7 @@ class Snapshot:
         entry = Entry(
             id=uuid.uuid4().hex,
             adds=adds,
-            removes=[(file.path, file.size_bytes, file.partition) for file in removes],
+            removes=removes,
             transaction=(transaction.application, transaction.number) if transaction else None,
             said={
                 "penstock.application": name,
@@ -542,29 +628,21 @@ class Snapshot:
 
         Parameters
         ----------
-        writer_version, feature: of Delta's protocol, that writers then need.
+        writer_version, feature: of Delta's protocol, that writers then need; readers as well where
+            the version is 7.
 
         Raises
         ------
         CommitConflict: another writer came first.
         """
         self._check_writable()
-        protocol = self.delta.protocol()
-        asked: dict[str, Any] = {
-            "minReaderVersion": protocol.min_reader_version,
-            "minWriterVersion": max(writer_version, protocol.min_writer_version),
-        }
-        if protocol.reader_features:
-            asked["readerFeatures"] = sorted(protocol.reader_features)
-        if protocol.writer_features:
-            asked["writerFeatures"] = sorted({*protocol.writer_features, feature})
         metadata = self._metadata(self.schema)
         changed = metadata["configuration"] | dict(settings)
         metadata["configuration"] = {k: v for k, v in changed.items() if v is not None}
         entry = Entry(
             id=uuid.uuid4().hex,
             metadata=metadata,
-            protocol=asked,
+            protocol=self._protocol(writer_version, feature),
             said={"penstock.application": "configure"},
             configuration=dict(self.delta.metadata().configuration),
         )
@@ -573,6 +651,23 @@ class Snapshot:
             table.lake.objects, table.key, self.version, entry, is_alone=True, what=what
         )
         return table.snapshot(version)
+
+    def _protocol(self, writer_version: int, feature: str) -> dict[str, Any]:
+        """What the table asks of readers and writers, and a feature."""
+        now = self.delta.protocol()
+        readers, writers = set(now.reader_features or []), set(now.writer_features or [])
+        reader, writer = now.min_reader_version, max(writer_version, now.min_writer_version)
+        if writer_version == _FEATURES_VERSIONS[1]:
+            if not writers:
+                since = _ASKED_FOR_SINCE.items()
+                writers = {name for name, first in since if first <= now.min_writer_version}
+            reader, readers = _FEATURES_VERSIONS[0], readers | {feature}
+        asked: dict[str, Any] = {"minReaderVersion": reader, "minWriterVersion": writer}
+        if readers:
+            asked["readerFeatures"] = sorted(readers)
+        if writers or writer == _FEATURES_VERSIONS[1]:
+            asked["writerFeatures"] = sorted({*writers, feature})
+        return asked
 
     def _metadata(self, schema: pa.Schema) -> dict[str, Any]:
         """The table's metadata as the log has it, with another schema."""
@@ -620,7 +715,7 @@ class Snapshot:
     def _check_constraints(self, adds: Sequence[StagedFile]) -> None:
         for name, rule in self.constraints.items():
             is_broken = ~pl.sql_expr(rule).fill_null(value=False)
-            for file in adds:
+            for file in (file for file in adds if file.deletion is None):
                 rows = self.rows_of(file.as_stored()).filter(is_broken).head(1).collect()
                 if rows.height:
                     raise ConstraintBroken(
@@ -721,8 +816,8 @@ def _moved(table: Table, since_version: int, version: int) -> set[str]:
 
 
 def _difference(files: list[StoredFile], others: list[StoredFile]) -> list[StoredFile]:
-    known = {file.path for file in others}
-    return [file for file in files if file.path not in known]
+    known = {file.id for file in others}
+    return [file for file in files if file.id not in known]
 
 
 def _parsed(text: str | None, kind: pa.DataType) -> pa.Array:

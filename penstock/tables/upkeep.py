@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -20,12 +20,16 @@ from numpy.typing import NDArray
 
 from penstock.errors import LakeError
 from penstock.tables import sql
+from penstock.tables.deletions import deletion_of
 from penstock.tables.staging import FILE_BYTES, StagedFile, Stager, discard
 from penstock.tables.table import Snapshot, StoredFile, Table
 from penstock.tables.tags import tagged_versions
+from penstock.tables.upserting import enable_deletion_vectors
 
 SMALL = 0.5
 """Of the wanted size, below which a file counts as small."""
+_GONE = 0.05
+"""Of a file's rows, from which on it is written anew without them."""
 _BITS = 10
 """Of each column in a Z-order."""
 _SAMPLED = 1_000_000
@@ -59,10 +63,17 @@ def optimize(
     file_bytes: int = FILE_BYTES,
     sort_by: Sequence[str] = (),
     z_order_by: Sequence[str] = (),
+    purge: bool = False,
 ) -> Optimized:
     """Small files of a partition into files of about `file_bytes`; all files, to order them.
 
     Rows keep their order unless `sort_by` or `z_order_by` say another, which is made out of core.
+    A file of which deletion vectors take out a twentieth of the rows is written without them.
+
+    Parameters
+    ----------
+    purge: whether every file with a deletion vector is, so that `vacuum` can take the last of what
+        they deleted.
 
     Raises
     ------
@@ -77,7 +88,8 @@ def optimize(
         raise LakeError(f"{table.name}: optimize: no column {', '.join(missing)}")
     removes, adds = list[StoredFile](), list[StagedFile]()
     try:
-        for files in _groups(snapshot, file_bytes, is_every=bool(order)):
+        gone = 0.0 if purge else _GONE
+        for files in _groups(snapshot, file_bytes, is_every=bool(order), gone=gone):
             partition = files[0].partition
             with Stager(
                 table.lake,
@@ -132,6 +144,13 @@ def vacuum(
     if keep < timedelta(0):
         raise LakeError(f"{table.name}: vacuum: keep can't be negative")
     snapshot = table.snapshot()
+    elsewhere = [file.path for file in snapshot.files if file.deletion and not file.deletion.within]
+    if elsewhere:
+        raise LakeError(
+            f"{table.name}: vacuum: {len(elsewhere)} of its files ({elsewhere[0]}, ...) have "
+            "deletion vectors of another engine in files of their own, which would be taken for "
+            "files that nobody needs; vacuum with that engine, or optimize(purge=True) first"
+        )
     wanted = {*pinned, *tagged_versions(table)}
     kept = sorted(version for version in wanted if version < snapshot.version)
     hours = math.ceil(keep.total_seconds() / 3600)  # never less than was asked for
@@ -171,16 +190,17 @@ def restore(table: Table, version: int) -> Snapshot:
     LakeError: files of it were vacuumed.
     """
     then, now = table.snapshot(version), table.snapshot()
-    present = {file.path for file in now.files}
-    wanted = {file.path for file in then.files}
+    present = {file.id for file in now.files}
+    wanted = {file.id for file in then.files}
     gone = [file.path for file in then.files if not _is_there(table, file)]
     if gone:
         raise LakeError(
             f"{table.name}: version {version} can't be restored: {len(gone)} of its files were "
             f"vacuumed, such as {gone[0]}"
         )
-    adds = [file for file in then.staged() if file.path not in present]
-    removes = [file for file in now.files if file.path not in wanted]
+    ids = {file.path: file.id for file in then.files}
+    adds = [file for file in then.staged() if ids[file.path] not in present]
+    removes = [file for file in now.files if file.id not in wanted]
     if not adds and not removes:
         return now
     note = {"restored": version}
@@ -201,18 +221,30 @@ def clone(table: Table, name: str, version: int | None = None) -> Snapshot:
     if target.snapshot_or_none() is not None:
         raise LakeError(f"{lake.uri} has a table {name}")
     files = source.staged()
+    # A vector that stands in a file of its own would not be found beside the copy.
+    vectors = {f.path: deletion_of(source.places_gone(f)) for f in source.files if f.deletion}
+    files = [replace(file, deletion=vectors.get(file.path)) for file in files]
     lake.objects.copy((f"{table.key}/{f.path}", f"{target.key}/{f.path}") for f in files)
     made = target.create(
         source.schema,
         partition_by=source.partition_columns,
         description=f"A copy of {table.name}, version {source.version}",
     )
+    if vectors:
+        made = enable_deletion_vectors(target)
     note = {"source": table.name, "source_id": source.id, "version": source.version}
     return made.commit(files, application="clone", note=note)
 
 
-def _groups(snapshot: Snapshot, file_bytes: int, *, is_every: bool) -> Iterator[list[StoredFile]]:
-    """Files to be written anew together, by partition, in the table's order."""
+def _groups(
+    snapshot: Snapshot, file_bytes: int, *, is_every: bool, gone: float = _GONE
+) -> Iterator[list[StoredFile]]:
+    """Files to be written anew together, by partition, in the table's order.
+
+    Parameters
+    ----------
+    gone: the share of a file's rows that are gone, from which on it is one of them.
+    """
     parts: dict[tuple[tuple[str, str | None], ...], list[StoredFile]] = {}
     for file in sorted(snapshot.files, key=lambda file: file.path):
         parts.setdefault(tuple(sorted(file.partition.items())), []).append(file)
@@ -221,8 +253,9 @@ def _groups(snapshot: Snapshot, file_bytes: int, *, is_every: bool) -> Iterator[
             yield files
             continue
         small = [file for file in files if file.size_bytes < SMALL * file_bytes]
-        if len(small) > 1:
-            yield small
+        marked = [file for file in files if file.deletion and file.share_gone >= gone]
+        if len(small) > 1 or marked:
+            yield [*small, *(file for file in marked if file not in small)]
 
 
 def _read(

@@ -281,7 +281,7 @@ def test_partitions_of_any_value_are_kept(lake: Lake, kind: Any, values: list[An
     assert told.select("id", "p").rows() == [(1, None)]
 
 
-def test_a_table_of_another_engine_that_hides_rows_is_refused(lake: Lake) -> None:
+def test_a_table_of_another_engine_that_names_columns_otherwise_is_refused(lake: Lake) -> None:
     table = Table(lake, "shop/prices")
     append(table, frame({1: ("a", 1)}))
     folder = lake.objects.local_path(table.key)
@@ -289,12 +289,12 @@ def test_a_table_of_another_engine_that_hides_rows_is_refused(lake: Lake) -> Non
     protocol = {
         "minReaderVersion": 3,
         "minWriterVersion": 7,
-        "readerFeatures": ["deletionVectors"],
-        "writerFeatures": ["deletionVectors"],
+        "readerFeatures": ["columnMapping"],
+        "writerFeatures": ["columnMapping"],
     }
     log = folder / "_delta_log" / f"{1:020d}.json"
     log.write_text(json.dumps({"protocol": protocol}))
-    with pytest.raises(LakeError, match="asks of its readers deletionVectors"):
+    with pytest.raises(LakeError, match="asks of its readers columnMapping"):
         clone(table, "shop/copy")
-    with pytest.raises(LakeError, match="deletionVectors"):
+    with pytest.raises(LakeError, match="columnMapping"):
         append(table, frame({2: ("b", 2)}))

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import polars as pl
 import pyarrow as pa
@@ -21,6 +22,7 @@ from penstock.tables import (
     Table,
     append,
     delete,
+    enable_deletion_vectors,
     optimize,
     overwrite,
     replace_where,
@@ -28,7 +30,7 @@ from penstock.tables import (
     schema_history,
     upsert,
 )
-from penstock.tables import writing as writing_module
+from penstock.tables import upserting as upserting_module
 
 Model = dict[int, tuple[str | None, int]]
 
@@ -62,13 +64,22 @@ _OPERATIONS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
-@given(_OPERATIONS)
-def test_the_table_is_the_model(tmp_path_factory: pytest.TempPathFactory, operations: list) -> None:
-    table = Table(Lake(tmp_path_factory.mktemp("lake")), "some/table")
+@settings(deadline=None, max_examples=60)
+@given(_OPERATIONS, st.booleans())
+def test_the_table_is_the_model(
+    tmp_path_factory: pytest.TempPathFactory, operations: list, has_vectors: bool
+) -> None:
+    with mock.patch.object(upserting_module, "_GONE", 0.7):  # so that small files keep vectors
+        _check_against_a_model(tmp_path_factory.mktemp("lake"), operations, has_vectors)
+
+
+def _check_against_a_model(folder: Path, operations: list, has_vectors: bool) -> None:
+    table = Table(Lake(folder), "some/table")
     model: Model = {}
     table.create(pa.schema([("id", pa.int64()), ("name", pa.string()), ("n", pa.int32())]))
     versions: dict[int, Model] = {0: {}}
+    if has_vectors:
+        versions[enable_deletion_vectors(table).version] = {}
     for what, given_ in operations:
         before = table.snapshot()
         match what:
@@ -102,7 +113,9 @@ def test_the_table_is_the_model(tmp_path_factory: pytest.TempPathFactory, operat
                 restore(table, known[-1])
                 model = versions[known[-1]]
         assert _rows(table) == model
-        assert table.snapshot().rows == len(model)
+        now = table.snapshot()
+        assert now.rows == len(model)
+        assert now.read(now.files, ["id"]).select(pl.len()).collect().item() == len(model)
         assert _rows_at(table, before.version) == versions[before.version]
         versions[table.snapshot().version] = dict(model)
     named = {file.path for v in versions for file in table.snapshot(v).files}
@@ -232,9 +245,12 @@ def test_a_time_names_the_version_of_then(lake: Lake) -> None:
         table.snapshot(datetime(1999, 1, 1, tzinfo=UTC))
 
 
-def test_writers_at_once_lose_and_double_nothing(lake: Lake) -> None:
+@pytest.mark.parametrize("has_vectors", [False, True])
+def test_writers_at_once_lose_and_double_nothing(lake: Lake, has_vectors: bool) -> None:
     table = Table(lake, "some/table")
     append(table, _frame(dict.fromkeys(range(100), ("start", 0))))
+    if has_vectors:
+        enable_deletion_vectors(table)
     began = threading.Barrier(6)
 
     def write(number: int) -> None:
@@ -279,7 +295,7 @@ def test_a_write_that_is_killed_in_between_changes_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writing_module._Merge, "inserted", killed)
+        patch.setattr(upserting_module._Merge, "inserted", killed)
         upsert(table, _frame({3: ("b", 3)}), ["id"])
 
     assert _rows(table)[3] == ("a", 3)

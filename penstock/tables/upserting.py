@@ -1,0 +1,166 @@
+"""Rows by key into a table: new values for those that are there, others come in.
+
+Data files that hold a given key are copied without its row; in a table with deletion vectors the
+file stays, and the commit says which of its rows are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from penstock.errors import LakeError
+from penstock.tables.changes import ChangeWriter
+from penstock.tables.copying import Copy, Rewriting, Written, copied
+from penstock.tables.deletions import ENABLED, FEATURE, deletion_of
+from penstock.tables.staging import StagedFile
+from penstock.tables.table import PLACE, Snapshot, StoredFile, Table, as_stored
+from penstock.tables.writing import Predicate, Rows, expression_of, staged_rows, stream_of
+
+_GONE = 0.2
+"""Of a file's rows, up to which they are marked: from then on readers skip much for nothing."""
+
+
+def upsert(
+    table: Table, rows: Rows, key: Sequence[str], *, delete_where: Predicate | None = None
+) -> Written:
+    """Rows by key: those that are there take the new values, others come in.
+
+    Parameters
+    ----------
+    rows: held in memory; columns of the table that they lack stay as they were.
+    key: columns that name a row, without nulls, each key once in `rows`.
+    delete_where: of `rows`, those whose key goes out.
+
+    Raises
+    ------
+    LakeError: a key is null or there twice. Nothing was changed.
+    """
+    given = _frame(rows)
+    _check_key(table, given, list(key))
+    snapshot = table.create(as_stored(given.to_arrow().schema), of_rows=True)
+    doomed = expression_of(delete_where) if delete_where is not None else pl.lit(value=False)
+    merge = _Merge(table, given, list(key), given.filter(~doomed), snapshot.schema)
+    rewriting = Rewriting(table, merge.copy, merge.changes)
+    return rewriting.run("upsert", [], last=merge.inserted)
+
+
+def enable_deletion_vectors(table: Table) -> Snapshot:
+    """From now on an upsert leaves data files as they are and marks the rows in them as gone.
+
+    Some times as fast as copying; readers then need Delta's version 3 with that feature, which
+    polars, DuckDB, deltalake's `scan` and Spark have, and pyarrow's datasets have not. Rows that
+    are marked are still in their files until `optimize` writes those anew and `vacuum` takes them.
+    """
+    snapshot = table.snapshot()
+    if snapshot.has_deletion_vectors:
+        return snapshot
+    return snapshot.configure({ENABLED: "true"}, writer_version=7, feature=FEATURE)
+
+
+class _Merge:
+    """An upsert's rows, held against one data file after the other."""
+
+    def __init__(
+        self,
+        table: Table,
+        given: pl.DataFrame,
+        key: list[str],
+        kept: pl.DataFrame,
+        schema: pa.Schema,
+    ) -> None:
+        self._table, self._key, self._kept, self._schema = table, key, kept, schema
+        self._keys = given.select(key).sort(key[0])
+        self._missing = [name for name in schema.names if name not in given.columns]
+
+    def copy(self, snapshot: Snapshot, file: StoredFile) -> Copy:
+        """The file without the rows whose key is given."""
+        keys, wanted = self._near(file), [*self._key, *self._missing]
+        if not keys.height:
+            return Copy()
+        placed = snapshot.rows_of(file, with_places=True).select(*wanted, PLACE)
+        found = placed.join(keys.lazy(), on=self._key, how="semi").collect(engine="streaming")
+        if found.is_empty():
+            return Copy()
+        places, found = found[PLACE].to_numpy(), found.drop(PLACE)
+        if snapshot.has_deletion_vectors:
+            gone = np.union1d(snapshot.places_gone(file), places.astype(np.uint64))
+            deletion = deletion_of(gone)
+            if len(gone) <= _GONE * (file.rows + len(gone) - len(places)):
+                return Copy(matched=len(places), deletion=deletion, old=found)
+        rows = snapshot.rows_of(file)
+        others = rows.join(keys.lazy(), on=self._key, how="anti", maintain_order="left")
+        staged = copied(snapshot, file, others) if found.height < file.rows else []
+        return Copy(staged, found.height, old=found)
+
+    def _near(self, file: StoredFile) -> pl.DataFrame:
+        """The keys within the file's range of the key's first column."""
+        first = self._key[0]
+        low, high = file.lowest.get(first), file.highest.get(first)
+        if low is None or high is None or self._keys[first].dtype.is_temporal():
+            return self._keys
+        begin = int(self._keys[first].search_sorted(low, side="left"))
+        return self._keys[begin : int(self._keys[first].search_sorted(high, side="right"))]
+
+    def changes(self, snapshot: Snapshot, files: Sequence[StoredFile]) -> list[StagedFile]:
+        """Files of what an upsert does to rows: old and new values, rows that go and come."""
+        if not snapshot.has_change_feed or not files:
+            return []
+        key, keys = self._key, self._keys.lazy()
+        kept = self._kept.lazy()
+        with ChangeWriter(snapshot) as writer:
+            found = list[pl.DataFrame]()
+            for file in files:
+                rows = snapshot.rows_of(file).join(keys, on=key, how="semi")
+                writer.write(rows.join(kept, on=key, how="semi"), "update_preimage")
+                writer.write(rows.join(kept, on=key, how="anti"), "delete")
+                found.append(rows.select(*key, *self._missing).collect())
+            old = pl.concat(found).lazy()
+            new = (
+                kept.join(old, on=key, how="inner")
+                if self._missing
+                else kept.join(old, on=key, how="semi")
+            )
+            writer.write(new, "update_postimage")
+            writer.write(kept.join(old, on=key, how="anti"), "insert")
+            return writer.finish()
+
+    def inserted(self, copies: Iterable[Copy]) -> tuple[list[StagedFile], int, int]:
+        """Files with the new values of rows that were there, and of others."""
+        old = [copy.old for copy in copies if copy.old is not None]
+        snapshot = self._table.snapshot()
+        rows, updated = self._kept, 0
+        if old:
+            found = pl.concat(old)
+            updated = rows.join(found, on=self._key, how="semi").height
+            if self._missing:
+                rows = rows.join(found, on=self._key, how="left", maintain_order="left")
+        batches = iter(rows.to_arrow().to_batches(1 << 17))
+        return staged_rows(snapshot, batches), rows.height - updated, updated
+
+
+def _check_key(table: Table, rows: pl.DataFrame, key: list[str]) -> None:
+    if missing := [name for name in key if name not in rows.columns]:
+        raise LakeError(f"{table.name}: upsert: the rows have no column {', '.join(missing)}")
+    if rows.select(pl.any_horizontal(pl.col(key).is_null().any())).item():
+        raise LakeError(f"{table.name}: upsert: a key ({', '.join(key)}) is null")
+    twice = rows.filter(pl.struct(key).is_duplicated()).select(key).unique()
+    if twice.height:
+        raise LakeError(
+            f"{table.name}: upsert: {twice.height:,} keys are there twice, such as "
+            f"{twice.row(0, named=True)}; keep one row of each"
+        )
+
+
+def _frame(rows: Rows) -> pl.DataFrame:
+    match rows:
+        case pl.DataFrame():
+            return rows
+        case pl.LazyFrame():
+            return rows.collect()
+        case _:
+            batches, schema = stream_of(rows)
+            return pl.DataFrame(pl.from_arrow(pa.Table.from_batches([*batches], schema)))
