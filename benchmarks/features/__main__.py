@@ -24,6 +24,7 @@ from pathlib import Path
 
 import polars as pl
 
+from benchmarks import environment_of
 from benchmarks.features.data import made
 
 HERE = Path(__file__).parent
@@ -131,7 +132,7 @@ def _measured(who: str, work: str, folder: Path, out: Path, feast: str) -> tuple
         case _:
             command = [sys.executable, str(HERE / f"{tool}_script.py"), asked]
     command += [str(folder), str(out), *([store] if store else [])]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "FEAST_USAGE": "False"}
+    environment = environment_of(FEAST_USAGE="False")
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as wrong:
         child = subprocess.Popen(command, env=environment, stdout=said, stderr=wrong)
         child.wait()

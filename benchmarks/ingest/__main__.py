@@ -20,6 +20,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks import environment_of
 from benchmarks.ingest.data import write_files, write_large
 
 HERE = Path(__file__).parent
@@ -91,11 +92,7 @@ def _measured(who: str, raw: Path, python: str) -> tuple[float, float, float, in
         ["-m", "benchmarks.ingest.ours"] if who == "ours" else [str(HERE / f"{who}_script.py")]
     )
     command += [str(raw), str(target / "lake")]
-    environment = {
-        **os.environ,
-        "RUNTIME__DLTHUB_TELEMETRY": "false",
-        "PYTHONPATH": str(Path.cwd()),
-    }
+    environment = environment_of(RUNTIME__DLTHUB_TELEMETRY="false")
     try:
         seconds, peak, rows = _run(command, environment)
         again, _, none = _run(command, environment)

@@ -1,4 +1,4 @@
-"""The same predicates by hand: python polars_script.py ROWS REJECTS [EXTRA]."""
+"""The same predicates by hand: python polars_script.py ROWS REJECTS [EXTRA KIND]."""
 
 import json
 import sys
@@ -21,11 +21,21 @@ bad = {
     "note": pl.col("note").is_in(["spam"]),
     "b": ~pl.col("b").is_between(5, 19),
 }
+is_noise = extra and sys.argv[4] == "noise"
+LIKE = (
+    lambda value: ~value.is_between(0, 999),
+    lambda value: value < 0,
+    lambda value: ~value.str.contains("^[0-9]{5,6}$"),
+    lambda value: ~value.is_in(["GB", "FR", "DE"]),
+    lambda value: ~value.is_between(date(2020, 1, 1), date(2026, 1, 1)),
+    lambda value: ~value.is_between(0, 1),
+)
 for n in range(extra):
     bad[f"null{n}"] = pl.col(f"x{n:02d}").is_null()
-    bad[f"range{n}"] = ~pl.col(f"x{n:02d}").is_between(0, 1)
-for n in range(min(extra, 12)):
-    bad[f"low{n}"] = pl.col(f"x{n:02d}") < -n - 1
+    bad[f"kind{n}"] = LIKE[5 if is_noise else n % 6](pl.col(f"x{n:02d}"))
+    if n % 6 in (2, 3):
+        value = pl.col(f"x{n:02d}")
+        bad[f"more{n}"] = value < -1 if is_noise else ~value.str.len_chars().is_between(2, 6)
 bad = {name: when.fill_null(value=False) for name, when in bad.items()}
 counts = rows.select(
     pl.len(),

@@ -8,9 +8,7 @@ second scan  only what breaks something: rejects with every reason, and examples
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import reduce
@@ -23,12 +21,13 @@ import polars as pl
 from penstock.contracts import Contract, Expectation
 from penstock.errors import ContractError, SourceError
 from penstock.quality.beyond import NEEDS_LAKE, judge_frame, judge_table, refuse_without_lake
-from penstock.quality.columns import ORDERED, REPEATED, judged, mask, measures, second
+from penstock.quality.breaking import BATCH_ROWS, Few, RejectsWriter, Told, broken_by
+from penstock.quality.columns import AFTERWARDS, ORDERED, REPEATED, judged, mask, measures, second
 from penstock.quality.compiled import broken, considered, looked_at, read_by
 from penstock.quality.data import named, scanned
 from penstock.quality.proving import prove
-from penstock.quality.reasons import REASON, reason, shown, with_reasons
-from penstock.quality.results import MASK, Result, add_examples
+from penstock.quality.reasons import reason, shown, with_reasons
+from penstock.quality.results import MASK, Result
 
 if TYPE_CHECKING:  # each takes as long to import as a small table to check
     import numpy as np
@@ -37,7 +36,6 @@ if TYPE_CHECKING:  # each takes as long to import as a small table to check
     from penstock.quality.data import Data
     from penstock.quality.passing import Hashes, Steps
 
-_BATCH_ROWS = 1 << 17
 _ROW = "__penstock_row"
 
 
@@ -167,12 +165,12 @@ def checked(
         prove(expectation, schema)
     run = _Run(frame, schema, [Result(each) for each in expectations], personal, past)
     try:
-        run.count()
+        rejected = run.run(rejects)
     except _HasNaN:
         run = _Run(frame, schema, [Result(each) for each in expectations], personal, past)
         run.without_nan()
-        run.count()
-    return run.rows, run.results, run.explain(rejects)
+        rejected = run.run(rejects)
+    return run.rows, run.results, rejected
 
 
 class _HasNaN(Exception):  # noqa: N818 - caught by who asked
@@ -209,8 +207,19 @@ class _Run:
         made = pl.col(sorted(self.raw)).fill_nan(None)
         self.frame = self.frame.with_columns(*as_they_came, made)
 
-    def count(self) -> None:
-        """The first scan, and what can only be asked once its sums are known."""
+    def run(self, rejects: Path | None) -> int:
+        """Count and explain, in one scan where the sums don't say which rows are broken; how many
+        rows were rejected.
+        """
+        types = {result.expectation.type for result in self.results}
+        asked = self._asked()
+        if types & {*REPEATED, *AFTERWARDS} or not self.breaks:
+            self._judge(self._collected(asked))
+            return self._explain(rejects)
+        return self._at_once(asked, rejects)
+
+    def _asked(self) -> dict[str, pl.Expr]:
+        """What the first scan counts and measures."""
         asked: dict[str, pl.Expr] = {"rows": pl.len()}
         if self.floats:
             asked["nan"] = pl.any_horizontal(pl.col(self.floats).is_nan().any())
@@ -221,7 +230,41 @@ class _Run:
             if expectation.is_about_rows and expectation.type not in REPEATED:
                 self.breaks[number] = broken(expectation)
                 asked |= _counts(number, expectation, self.breaks[number])
-        values = self._collected(asked)
+        return asked
+
+    def _at_once(self, asked: Mapping[str, pl.Expr], path: Path | None) -> int:
+        """Sums and broken rows of one scan, for which each expectation is evaluated once."""
+        marks = {number: breaks.alias(broken_by(number)) for number, breaks in self.breaks.items()}
+        marked = self.frame.with_row_index(_ROW).with_columns(marks.values())
+        sums = dict(asked)
+        for number in marks:
+            sums[f"{number}:broken"] = pl.col(broken_by(number)).sum()
+        rows = marked.filter(pl.any_horizontal(broken_by(number) for number in marks))
+        if path is None:
+            rows = rows.select(self._shown(marks))
+        few = Few()
+        sink = rows.sink_batches(few.take, maintain_order=True, lazy=True)
+        measured = marked.select(expr.alias(name) for name, expr in sums.items())
+        found, _ = pl.collect_all([measured, sink], engine="streaming")
+        self._judge(found.row(0, named=True))
+        if few.are_too_many:
+            return self._explain(path)
+        with self._told(path) as told:
+            for batch in few.batches:
+                told.take(batch)
+            return told.finish()
+
+    def _told(self, path: Path | None) -> Told:
+        writer = None if path is None else RejectsWriter(path, self.schema)
+        return Told(self.results, self.personal, writer, self._reasoned)
+
+    def _shown(self, blamed: Iterable[int]) -> list[str]:
+        """What examples alone need of a row."""
+        needed = {c for n in blamed for c in read_by(self.results[n].expectation)}
+        return [_ROW, *sorted(needed), *(broken_by(n) for n in blamed)]
+
+    def _judge(self, values: Mapping[str, Any]) -> None:
+        """Fill in what the first scan found, and ask what can only be asked once that is known."""
         if values.get("nan"):
             raise _HasNaN
         self.rows = int(values["rows"])
@@ -305,41 +348,23 @@ class _Run:
             result.elements, result.looked_at = self.rows, counted[number]
             result.broken = broken_rows
 
-    def explain(self, path: Path | None) -> int:
+    def _explain(self, path: Path | None) -> int:
         """The second scan: examples, and the rejects; how many rows were rejected."""
         blamed = [n for n, result in enumerate(self.results) if result.broken and self._can(n)]
-        rejecting = [n for n in blamed if self.results[n].expectation.severity != "warn"]
-        writer = None if path is None else _RejectsWriter(path, self.schema)
-        if not blamed:
-            if writer is not None:
-                writer.close()
+        if not blamed and path is None:
             return 0
-        marks = [self.breaks[n].alias(_broken(n)) for n in blamed if n in self.breaks]
+        marks = [self.breaks[n].alias(broken_by(n)) for n in blamed if n in self.breaks]
         frame = self.frame.with_row_index(_ROW)
         is_told = all(n in self.breaks for n in blamed)  # which rows break them, by expressions
-        if is_told:
+        if is_told and blamed:
             frame = frame.filter(reduce(or_, (self.breaks[n] for n in blamed)))
         frame = frame.with_columns(marks)
         if is_told and path is None:  # examples alone, and how many rows in all
-            needed = {c for n in blamed for c in read_by(self.results[n].expectation)}
-            frame = frame.select(_ROW, *needed, *(_broken(n) for n in blamed))
-        rejected = 0
-        try:
-            for batch in _batches(frame, bool(self.hashes)):
-                rows = self._with_repeats(batch, blamed)
-                self._show(rows, blamed)
-                if rejecting:
-                    bad = rows.filter(pl.any_horizontal(_broken(n) for n in rejecting))
-                    rejected += bad.height
-                    if writer is not None and bad.height:
-                        writer.write(self._reasoned(bad, blamed))
-            if writer is not None:
-                writer.close()
-        except BaseException:
-            if writer is not None:
-                writer.abandon()
-            raise
-        return rejected
+            frame = frame.select(self._shown(blamed))
+        with self._told(path) as told:
+            for batch in _batches(frame) if blamed else ():
+                told.take(self._with_repeats(batch, blamed))
+            return told.finish()
 
     def _can(self, number: int) -> bool:
         return number in self.breaks or number in self.hashes
@@ -359,12 +384,8 @@ class _Run:
             if expectation.kind != "rows":
                 is_looked = pl.col(expectation.columns[0]).is_not_null()
             looked = batch.select(is_looked.alias("looked")).to_series()
-            marks.append((pl.Series(is_found) & looked).alias(_broken(number)))
+            marks.append((pl.Series(is_found) & looked).alias(broken_by(number)))
         return batch.with_columns(marks) if marks else batch
-
-    def _show(self, rows: pl.DataFrame, blamed: list[int]) -> None:
-        for number in blamed:
-            add_examples(self.results[number], rows, _broken(number), self.personal)
 
     def _reasoned(self, rows: pl.DataFrame, blamed: list[int]) -> pl.DataFrame:
         ways = list[tuple[pl.Expr, pl.Expr]]()
@@ -378,48 +399,12 @@ class _Run:
             ]
             seen = pl.concat_str(said, separator=", ", ignore_nulls=True)
             why = reason(expectation.name, ", ".join(expectation.columns), seen)
-            ways.append((pl.col(_broken(number)), why))
+            ways.append((pl.col(broken_by(number)), why))
         raw = [
             pl.col(_raw(column)).alias(column) if column in self.raw else column
             for column in self.schema
         ]
         return with_reasons(rows, ways).select(pl.col(_ROW).alias("_row"), *raw, "_reasons")
-
-
-class _RejectsWriter:
-    """A Parquet file that is there once it is whole: written in parts, then put together."""
-
-    def __init__(self, path: Path, schema: Mapping[str, pl.DataType]) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
-        self._schema = {"_row": pl.UInt32, **schema, "_reasons": pl.List(pl.Struct(REASON))}
-        self._parts = list[Path]()
-
-    def write(self, rows: pl.DataFrame) -> None:
-        """Add rows."""
-        self._parts.append(self._folder / f"{len(self._parts):06d}.parquet")
-        rows.write_parquet(self._parts[-1])
-
-    def close(self) -> None:
-        """Have the file there."""
-        if not self._parts:
-            self.write(pl.DataFrame(schema=self._schema))
-        whole = self._parts[0]
-        if len(self._parts) > 1:
-            whole = self._folder / "whole.parquet"
-            pl.scan_parquet(self._parts).sink_parquet(whole)
-        whole.replace(self._path)
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Leave nothing behind."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _broken(number: int) -> str:
-    """The column that says which rows break an expectation; no table's own is called so."""
-    return f"__penstock_{number}_broken"
 
 
 def _looked(number: int) -> str:
@@ -455,31 +440,11 @@ def _fill(result: Result, values: Mapping[str, Any]) -> None:
     result.broken = int(values.get("broken") or 0)
 
 
-def _batches(frame: pl.LazyFrame, are_many: bool = True) -> Iterator[pl.DataFrame]:
-    """Rows in order, some at a time.
-
-    Parameters
-    ----------
-    are_many: whether most rows are left; of few, one piece is worth less than what it costs.
-    """
-    if not are_many:
-        return _gathered(_batches(frame))
+def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """Rows in order, some at a time."""
     return frame.collect_batches(
-        chunk_size=_BATCH_ROWS, maintain_order=True, lazy=False, engine="streaming"
+        chunk_size=BATCH_ROWS, maintain_order=True, lazy=False, engine="streaming"
     )
-
-
-def _gathered(batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Small batches put together."""
-    held, rows = list[pl.DataFrame](), 0
-    for batch in batches:
-        held.append(batch)
-        rows += batch.height
-        if rows >= _BATCH_ROWS:
-            yield pl.concat(held)
-            held, rows = [], 0
-    if held:
-        yield pl.concat(held)
 
 
 def _came_to(result: Result) -> str:

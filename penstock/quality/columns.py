@@ -73,6 +73,12 @@ def measures(expectation: Expectation) -> dict[str, pl.Expr]:
     return found
 
 
+AFTERWARDS = frozenset(
+    {"expect_column_value_z_scores_to_be_less_than", "expect_column_values_to_not_be_outliers"}
+)
+"""That say which rows break them once the whole column was measured."""
+
+
 def second(expectation: Expectation, first: Values) -> pl.Expr | None:
     """Of which rows an expectation that needs measures is broken; null says nothing of the row."""
     value, arguments = pl.col(expectation.columns[0]), expectation.arguments

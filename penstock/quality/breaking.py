@@ -1,0 +1,137 @@
+"""Rows that break something: examples of them, and rejects with their reasons."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from penstock.quality.reasons import REASON
+from penstock.quality.results import Result, add_examples
+
+BATCH_ROWS = 1 << 17
+FEW = 64 << 20
+"""Bytes of broken rows that are held while the others are still counted."""
+
+
+def broken_by(number: int) -> str:
+    """The column that says which rows break an expectation; no table's own is called so."""
+    return f"__penstock_{number}_broken"
+
+
+class Few:
+    """Broken rows that come while all rows are counted, as long as they are few.
+
+    Who takes them has to be quick: whatever the scan has read waits for it in memory.
+    """
+
+    def __init__(self) -> None:
+        self.batches, self.are_too_many = list[pl.DataFrame](), False
+        self._bytes = 0
+
+    def take(self, rows: pl.DataFrame) -> bool:
+        """Hold rows; whether no more are wanted."""
+        self._bytes += int(rows.estimated_size())
+        self.batches.append(rows)
+        if self._bytes > FEW:
+            self.batches, self.are_too_many = [], True
+        return self.are_too_many
+
+
+class Told:
+    """Broken rows as they come: examples are kept of them, rejects written, and counted.
+
+    A context manager: leaving it by an error leaves no rejects behind.
+
+    Parameters
+    ----------
+    reasoned: gives the rows that some of the results reject their reasons.
+    """
+
+    def __init__(
+        self,
+        results: Sequence[Result],
+        personal: Collection[str],
+        writer: RejectsWriter | None,
+        reasoned: Callable[[pl.DataFrame, list[int]], pl.DataFrame],
+    ) -> None:
+        self._results, self._personal, self._rejected = results, personal, 0
+        self._writer, self._reasoned = writer, reasoned
+        self._held, self._rows = list[pl.DataFrame](), 0
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._writer is not None:
+            self._writer.abandon()
+
+    def take(self, rows: pl.DataFrame) -> None:
+        """Take rows, in order.
+
+        Few at a time cost more than they are worth, so that they are held until they are some.
+        """
+        self._held.append(rows)
+        self._rows += rows.height
+        if self._rows >= BATCH_ROWS:
+            self._tell()
+
+    def finish(self) -> int:
+        """How many rows were rejected, once all came."""
+        self._tell()
+        if self._writer is not None:
+            self._writer.close()
+        return self._rejected
+
+    def _tell(self) -> None:
+        if not self._rows:
+            return
+        rows = pl.concat(self._held)
+        self._held, self._rows = [], 0
+        numbers = [n for n in range(len(self._results)) if broken_by(n) in rows.columns]
+        counts = rows.select(pl.col(broken_by(n)).sum() for n in numbers).row(0)
+        blamed = [n for n, count in zip(numbers, counts, strict=True) if count]
+        for number in blamed:
+            add_examples(self._results[number], rows, broken_by(number), self._personal)
+        severities = {n: self._results[n].expectation.severity for n in blamed}
+        rejecting = [broken_by(n) for n, severity in severities.items() if severity != "warn"]
+        if not rejecting:
+            return
+        bad = rows.filter(pl.any_horizontal(rejecting))
+        self._rejected += bad.height
+        if self._writer is not None and bad.height:
+            self._writer.write(self._reasoned(bad, blamed))
+
+
+class RejectsWriter:
+    """A Parquet file that is there once it is whole: written in parts, then put together."""
+
+    def __init__(self, path: Path, schema: Mapping[str, pl.DataType]) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
+        self._schema = {"_row": pl.UInt32, **schema, "_reasons": pl.List(pl.Struct(REASON))}
+        self._parts = list[Path]()
+
+    def write(self, rows: pl.DataFrame) -> None:
+        """Add rows."""
+        self._parts.append(self._folder / f"{len(self._parts):06d}.parquet")
+        rows.write_parquet(self._parts[-1])
+
+    def close(self) -> None:
+        """Have the file there."""
+        if not self._parts:
+            self.write(pl.DataFrame(schema=self._schema))
+        whole = self._parts[0]
+        if len(self._parts) > 1:
+            whole = self._folder / "whole.parquet"
+            pl.scan_parquet(self._parts).sink_parquet(whole)
+        whole.replace(self._path)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        shutil.rmtree(self._folder, ignore_errors=True)
