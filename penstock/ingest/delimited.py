@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import re
 import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,22 +25,18 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from penstock.errors import UnreadableFile
+from penstock.ingest.pieces import SHOWN, Piece, Stream, check_text, count_of, pieces_of
 from penstock.ingest.source import Source
 
 PIECE_BYTES = 8 << 20
 """Of a large file parsed at once; the longest row must fit in."""
+_MARK_BYTES = 12
 _DELIMITERS = ",;\t|"
-_SHOWN = 200
 _SNIFFED_BYTES = 16 << 10
 _FEWEST_SNIFFED = 3
 """Lines that must show a sign for it to be the file's."""
-_THREADS = max(2, os.cpu_count() or 1)
-
-
-class Stream(Protocol):
-    """Plain text, to read once."""
-
-    def read(self, size: int = -1) -> bytes: ...
+_THREADS = max(1, (os.cpu_count() or 1) // 2)
+"""That parse one file; as many write what was parsed, and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,28 +116,6 @@ def check_columns(
     raise UnreadableFile(f"{path}: columns missing: {', '.join(missing)}; {hint}")
 
 
-def check_text(data: bytes | memoryview, path: str, first_line: int = 1) -> None:
-    """Raise `UnreadableFile` where there is a NUL, or what is no UTF-8, and say in which line."""
-    whole = bytes(data) if isinstance(data, memoryview) else data
-    at = whole.find(b"\0")
-    if at >= 0:
-        line = first_line + whole.count(b"\n", 0, at)
-        raise UnreadableFile(
-            f"{path}: line {line} holds a NUL byte: the file is damaged, or of another encoding; "
-            "then set the source's encoding, such as utf-16"
-        )
-    if whole.isascii():
-        return
-    try:
-        whole.decode()
-    except UnicodeDecodeError as error:
-        line = first_line + whole.count(b"\n", 0, error.start)
-        raise UnreadableFile(
-            f"{path}: line {line} holds byte 0x{whole[error.start]:02x}, which is no UTF-8; set "
-            "the source's encoding, such as latin-1 or cp1252"
-        ) from error
-
-
 def parse(header: Header, pieces: Sequence[bytes | memoryview]) -> Rows:
     """The rows of pieces that each begin and end with a row.
 
@@ -152,12 +126,21 @@ def parse(header: Header, pieces: Sequence[bytes | memoryview]) -> Rows:
     """
     if header.is_sniffed:
         _check_dialect(header, pieces)
-    mark = secrets.token_hex(12)
-    line = (mark + header.delimiter * (len(header.names) - 1) + "\n").encode()
+    mark, line = _mark(header)
     parts: list[bytes | memoryview] = []
     for piece in pieces:
         parts += [line, piece] if piece[-1:] in (b"\n", b"\r", b"") else [line, piece, b"\n"]
-    body = b"".join([*parts, line])
+    return _taken_apart(header, b"".join([*parts, line]), mark, len(pieces))
+
+
+def _mark(header: Header) -> tuple[str, bytes]:
+    """A value that no row has, and a line that begins with it."""
+    mark = secrets.token_hex(_MARK_BYTES)
+    return mark, (mark + header.delimiter * (len(header.names) - 1) + "\n").encode()
+
+
+def _taken_apart(header: Header, body: bytes | memoryview, mark: str, count: int) -> Rows:
+    """The rows of `count` pieces, each between lines that begin with a mark."""
     malformed: list[pacsv.InvalidRow] = []
 
     def set_aside(row: pacsv.InvalidRow) -> str:
@@ -188,12 +171,12 @@ def parse(header: Header, pieces: Sequence[bytes | memoryview]) -> Rows:
     at = np.delete(every, bad)  # where in the body each row lies
     is_mark = pc.call_function("equal", [table[0], pa.scalar(mark)]).fill_null(False).to_numpy()
     marks = at[is_mark]
-    if len(marks) != len(pieces) + 1 or marks[-1] != len(every) - 1:
+    if len(marks) != count + 1 or marks[-1] != len(every) - 1:
         raise Unmarked
     at = at[~is_mark]
     piece, bad_piece = (np.searchsorted(marks, rows) - 1 for rows in (at, bad))
     # Of one piece, marks are the first row and the last: no need to copy what is between.
-    rows = table[1:-1] if len(pieces) == 1 else table.filter(pa.array(~is_mark))
+    rows = table[1:-1] if count == 1 else table.filter(pa.array(~is_mark))
     return Rows(
         rows,
         piece,
@@ -226,10 +209,11 @@ def stream(source: Source, header: Header, text: Stream, path: str) -> Iterator[
     ------
     UnreadableFile: it holds a row longer than a piece, or what is no text.
     """
-    rows, lines = 0, 2 if source.header else 1
+    rows, line = 0, 2 if source.header else 1
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="penstock-csv") as pool:
-        waiting: deque[tuple[Future[Rows], bytes, int]] = deque()
-        pieces = _pieces(header, text, path)
+        waiting: deque[tuple[Future[_Parsed], Piece]] = deque()
+        room = len(_mark(header)[1])
+        pieces = pieces_of(text, PIECE_BYTES, room, header.quote.encode(), path)
         is_over = False
         while not is_over or waiting:
             while not is_over and len(waiting) < _THREADS + 1:
@@ -237,37 +221,62 @@ def stream(source: Source, header: Header, text: Stream, path: str) -> Iterator[
                 if piece is None:
                     is_over = True
                     break
-                check_text(piece, path, lines)
-                waiting.append((pool.submit(parse, header, [piece]), piece, lines))
-                lines += piece.count(b"\n")
+                waiting.append((pool.submit(_parse_text, header, piece), piece))
             if not waiting:
                 break
-            parsed, piece, line = waiting.popleft()
+            parsing, piece = waiting.popleft()
             try:
-                found = parsed.result()
+                parsed = parsing.result()
             except UnreadableFile as error:
                 raise UnreadableFile(f"{path}: {error}") from error
+            except _NoText:
+                check_text(piece.text, path, line)
+                raise
             except Unmarked:
-                rest = [piece, *(later for _, later, _ in waiting)]
-                for other, _, _ in waiting:
-                    other.cancel()
+                wait([other for other, _ in waiting])  # so that nobody writes marks any more
+                rest = [bytes(each.text) for each in (piece, *(later for _, later in waiting))]
                 yield from _in_one_go(header, rest, pieces, path, rows, line)
                 return
-            yield _numbered_from(found, rows)
-            rows += int(found.counts[0])
+            piece.give_up()
+            yield _numbered_from(parsed.rows, rows)
+            rows, line = rows + int(parsed.rows.counts[0]), line + parsed.lines
+
+
+class _NoText(Exception):  # noqa: N818 - caught by who knows where in the file it is
+    """Bytes that are no text."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A piece's rows, and how many of its lines end."""
+
+    rows: Rows
+    lines: int
+
+
+def _parse_text(header: Header, piece: Piece) -> _Parsed:
+    try:
+        check_text(piece.text, "")
+    except UnreadableFile as error:
+        raise _NoText from error
+    if header.is_sniffed:
+        _check_dialect(header, [piece.text])
+    lines, (mark, line) = count_of(piece.text, b"\n"), _mark(header)
+    return _Parsed(_taken_apart(header, piece.between(line), mark, 1), lines)
 
 
 def _in_one_go(
     header: Header,
     had: Sequence[bytes],
-    pieces: Iterator[bytes],
+    pieces: Iterator[Piece],
     path: str,
     rows: int,
     line: int,
 ) -> Iterator[Rows]:
     """The rest of a file, a piece and then some, as long as its end is in a quoted value."""
     held, limit = b"", 4 * PIECE_BYTES
-    for piece in _chained(had, pieces):
+    for piece in itertools.chain(had, (bytes(each.text) for each in pieces)):
+        check_text(piece, path, line + held.count(b"\n"))
         held += piece
         try:
             found = parse(header, [held])
@@ -289,55 +298,11 @@ def unclosed(header: Header, path: str, text: bytes, first_line: int) -> Unreada
     closed = np.flatnonzero(~is_open)
     at = int(closed[-1]) + 1 if len(closed) else 0
     at = at if at < len(lines) else int(np.argmax(is_open))
-    where, shown = first_line + at, lines[at][:_SHOWN].decode(errors="replace")
+    where, shown = first_line + at, lines[at][:SHOWN].decode(errors="replace")
     return UnreadableFile(
         f"{path}: a quote opens and does not close, about line {where}: {shown!r}. Close it, or "
         'set the source\'s quote to "" if its values are not quoted'
     )
-
-
-def _pieces(header: Header, text: Stream, path: str) -> Iterator[bytes]:
-    """Stretches of about `PIECE_BYTES` that end where a line does, outside of quotes by count."""
-    quote = header.quote.encode()
-    rest = b""
-    while True:
-        block = text.read(PIECE_BYTES)
-        if not block:
-            if rest:
-                yield rest
-            return
-        rest = rest + block if rest else block
-        cut = _cut(rest, quote)
-        if cut:
-            yield rest[:cut]
-            rest = rest[cut:]
-        elif len(rest) > 2 * PIECE_BYTES:
-            # Quotes within values, perhaps: any line's end will do, as whoever parses sees.
-            cut = rest.rfind(b"\n") + 1
-            if not cut:
-                raise UnreadableFile(
-                    f"{path}: a row is longer than {2 * PIECE_BYTES >> 20} MiB: {rest[:_SHOWN]!r}"
-                )
-            yield rest[:cut]
-            rest = rest[cut:]
-
-
-def _cut(text: bytes, quote: bytes) -> int:
-    """Behind the last line's end with an even count of quotes before it; 0 where there is none."""
-    end = text.rfind(b"\n")
-    if end < 0:
-        return 0
-    if not quote:
-        return end + 1
-    # bytes.count stops at each one that it finds, and quotes are many.
-    odd = np.count_nonzero(np.frombuffer(text, np.uint8, end) == ord(quote)) % 2
-    for _ in range(1000):
-        if not odd or end < 0:
-            break
-        before = text.rfind(b"\n", 0, end)
-        odd ^= text.count(quote, max(before, 0), end) % 2
-        end = before
-    return end + 1 if not odd else 0
 
 
 def _numbered_from(rows: Rows, before: int) -> Rows:
@@ -350,11 +315,6 @@ def _numbered_from(rows: Rows, before: int) -> Rows:
         rows.malformed_number + before,
         rows.counts,
     )
-
-
-def _chained(first: Sequence[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield from first
-    yield from rest
 
 
 def _first_line(head: bytes) -> tuple[bytes, int]:

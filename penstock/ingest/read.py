@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -375,7 +375,7 @@ def _rows_of(source: Source, raw: Any, name: str, label: str) -> Iterator[pa.Tab
 class _Hashing(io.RawIOBase):
     """Raw bytes on their way, and their checksum; seekable where the file is, without one then."""
 
-    def __init__(self, raw: IO[bytes]) -> None:
+    def __init__(self, raw: Any) -> None:
         self._raw, self._hash = raw, xxhash.xxh3_128()
         self._sought = False
 
@@ -387,6 +387,12 @@ class _Hashing(io.RawIOBase):
         if not self._sought:
             self._hash.update(data)
         return data
+
+    def readinto(self, into: Any, /) -> int:
+        size = self._raw.readinto(into) or 0
+        if not self._sought:
+            self._hash.update(into[:size])
+        return size
 
     def seekable(self) -> bool:
         return True
@@ -481,6 +487,20 @@ class _Text:
             return first
         data = self._plain.read(size)
         return self._as_utf8(data, is_last=not data)
+
+    def readinto(self, into: memoryview, /) -> int:
+        readinto: Any = getattr(self._plain, "readinto", None)
+        if not self._unread and self._decoder is None and readinto is not None:
+            return readinto(into) or 0
+        while not self._unread:  # of part of a character comes nothing yet
+            data = self._plain.read(len(into))
+            self._unread = self._as_utf8(data, is_last=not data)
+            if not data:
+                break
+        some = self._unread[: len(into)]
+        into[: len(some)] = some
+        self._unread = self._unread[len(some) :]
+        return len(some)
 
     def _as_utf8(self, data: bytes, *, is_last: bool) -> bytes:
         if self._decoder is None:

@@ -13,10 +13,8 @@ import pyarrow as pa
 
 from penstock.tables import StagedFile, Stager
 
-WRITERS = max(1, min(8, (os.cpu_count() or 1) // 2))
-"""Parquet files written at once; the other cores parse."""
-_WAITING = 4
-"""Tables that wait for a writer, where there is but one: what is written soon is still in cache."""
+WRITERS = max(2, min(8, (os.cpu_count() or 1) * 2 // 3))
+"""Parquet files written at once, which takes twice as long as parsing what is in them."""
 
 
 class Given(Exception):  # noqa: N818 - ends a writer
@@ -81,21 +79,17 @@ class SpreadWriter:
         left = [future for future in self._written if not future.done()]
         if len(left) >= WRITERS:
             wait(left, return_when=FIRST_COMPLETED)
-        self._tables = queue.Queue(_WAITING if WRITERS == 1 else 0)
+        self._tables = queue.Queue()
         self._schema, self._bytes = schema, 0
         self._written.append(self._pool.submit(self._write_all, self._tables, schema))
 
     def _put(self, table: pa.Table | Given | None) -> None:
         assert self._tables is not None
         writer = self._written[-1]
-        while True:
-            if writer.done():  # it failed: nobody takes anything any more
-                writer.result()
-                return
-            try:
-                return self._tables.put(table, timeout=0.1)
-            except queue.Full:
-                continue
+        if writer.done():  # it failed: nobody takes anything any more
+            writer.result()
+            return
+        self._tables.put(table)
 
     def _end(self, how: Given | None) -> None:
         if self._tables is not None:
