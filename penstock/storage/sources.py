@@ -30,9 +30,11 @@ _IN_FLIGHT = 32
 _LAST = "/\U0010ffff"
 """Sorts behind all that is in a folder."""
 _LISTED = 20_000
+"""Files of a listing held as objects before they become a table."""
 _HELD = 100_000
 """Files of a listing that are held before those that are known already are left out."""
-"""Files of a listing held as objects before they become a table."""
+_ODD_KEY = "object with invalid path"
+"""What obstore says of a key that it can't name."""
 
 LISTING = pl.Schema(
     {
@@ -297,10 +299,22 @@ class _Objects:
             options = resolve_options(uri, None)
         except StorageError as error:
             raise SourceError(str(error)) from error
-        self.identity = without_credentials(uri)
+        self.identity, self._uri = without_credentials(uri), uri
         self._store = open_store(uri, None, options)
 
     def list(self, after: str) -> Iterator[pl.DataFrame]:
+        try:
+            for page in self._pages(after):
+                yield page
+                after = str(page["path"][-1]) if page.height else after
+        except StorageError as error:
+            if _ODD_KEY not in str(error):
+                raise
+            from penstock.storage.odd_keys import listed
+
+            yield from listed(self._uri, after)
+
+    def _pages(self, after: str) -> Iterator[pl.DataFrame]:
         with translated(self.identity, ""):
             for page in obstore.list(self._store, offset=after or None, chunk_size=5000):
                 yield pl.DataFrame(
@@ -390,7 +404,7 @@ class _Anywhere:
     def __init__(self, uri: str, options: dict[str, Any]) -> None:
         import fsspec  # 0.05 s that a folder on disk doesn't need
 
-        settings = _s3_settings(uri, options) if uri.startswith(("s3:", "s3a:")) else options
+        settings = s3_settings(uri, options) if uri.startswith(("s3:", "s3a:")) else options
         try:
             self._fs, self._root = fsspec.core.url_to_fs(uri, **settings)
         except ImportError as error:
@@ -552,7 +566,7 @@ def _changed(info: Mapping[str, Any]) -> datetime | None:
     return None
 
 
-def _s3_settings(uri: str, given: dict[str, Any]) -> dict[str, Any]:
+def s3_settings(uri: str, given: dict[str, Any]) -> dict[str, Any]:
     """Settings of s3fs from the same AWS_* variables that the lake reads."""
     environment = os.environ
     has_key = bool(environment.get("AWS_ACCESS_KEY_ID") or given.get("key"))

@@ -244,6 +244,28 @@ def test_a_bucket_is_a_folder_as_any(
         ingest(missing.lake, missing.source)
 
 
+def test_a_key_that_is_no_path_stops_no_other(
+    shop: Shop, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = boto3.resource("s3", endpoint_url=s3_server.endpoint).Bucket(s3_server.new_bucket())
+    body = shop.write_orders("x.csv", 4).read_bytes()
+    odd = ["/b.csv", "c//d.csv", "e/../f.csv"]
+    for key in ["a.csv", *odd, "x/y.csv"]:
+        bucket.put_object(Key=f"raw/{key}", Body=body)
+    shop = shop.with_source(uri=f"s3://{bucket.name}/raw", pattern="**/*.csv")
+
+    report = ingest(shop.lake, shop.source)
+
+    assert report.rows_read == 8
+    assert sorted(report.failed) == odd
+    assert all("give it another key" in error for error in report.failed.values())
+    assert set(shop.rows("shop/orders_raw")["_source_file"]) == {"a.csv", "x/y.csv"}
+
+
 def test_known_files_are_told_apart_by_their_last_state() -> None:
     from penstock.ingest.discovery import new_files
     from tests.ingest.test_delimited import _SOURCE
