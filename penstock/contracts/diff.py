@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -97,13 +98,39 @@ def _expectations(before: Contract, after: Contract) -> Iterator[Change]:
         elif old[name] != each:
             what = f"{old[name].describe()} -> {each.describe()}"
             is_let_go = each.severity == "warn" and old[name].severity != "warn"
-            effect: Effect = "breaking" if is_let_go else _effect(each)
-            yield Change(f"expected: {what}", effect, _how(old[name], each))
+            lets_more = old[name].severity != "warn" and _lets_more(old[name], each)
+            effect: Effect = "breaking" if is_let_go or lets_more else _effect(each)
+            why = "values come in that readers may not count on" if lets_more else ""
+            yield Change(f"expected: {what}", effect, _how(old[name], each) or why)
     for name in old.keys() - new.keys():
         what = f"no longer expected: {old[name].describe()}"
         is_held = old[name].severity != "warn"
         why = "readers may count on it" if is_held else ""
         yield Change(what, "breaking" if is_held else "compatible", why)
+
+
+def _lets_more(old: Expectation, new: Expectation) -> bool:
+    """Whether the new one surely takes values that the old one refused: a wider range or set."""
+    before, after = old.arguments, new.arguments
+    if old.type.endswith("not_be_in_set"):
+        return not {*map(repr, before["value_set"])} <= {*map(repr, after["value_set"])}
+    if "value_set" in before:
+        return not {*map(repr, after["value_set"])} <= {*map(repr, before["value_set"])}
+    for bound, strict, is_wider in (
+        ("min_value", "strict_min", operator.lt),
+        ("max_value", "strict_max", operator.gt),
+    ):
+        was, now = before.get(bound), after.get(bound)
+        if was is None:
+            continue
+        try:
+            if now is None or is_wider(now, was):
+                return True
+        except TypeError:  # of another kind: nothing is sure
+            continue
+        if now == was and before.get(strict) and not after.get(strict):
+            return True
+    return False
 
 
 def _effect(expectation: Expectation) -> Effect:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +31,13 @@ STABLE = "expect_column_distribution_to_be_stable"
 NEEDS_LAKE = {FOREIGN_KEY, NEAR_PREVIOUS, KNOWN_COLUMNS, STABLE}
 """What can't be asked of rows alone."""
 _GAPS_SHOWN = 20
-_LOOKED_AT = 1000
-"""Rows of a chunk whose unknown columns are named."""
+_NAMES = """
+    SELECT unnest(json_keys(rescued)) AS name, count(*)
+    FROM (SELECT CASE WHEN json_valid(rescued) AND json_type(rescued) = 'OBJECT'
+                 THEN rescued END AS rescued FROM rows)
+    GROUP BY name
+"""
+"""A row that could not be taken apart is no JSON, and has no names."""
 
 
 @dataclass
@@ -78,14 +82,17 @@ class Past:
         return filled[-1] if filled else None
 
     def saw(self, rescued: pl.Series) -> None:
-        """Count the raw columns of some rows' `_rescued` (JSON objects, null where nothing was)."""
-        for text in rescued.drop_nulls().head(_LOOKED_AT):
-            try:
-                value = json.loads(text)
-            except ValueError:
-                continue  # a row that could not be taken apart
-            for name in value if isinstance(value, dict) else ():
-                self.unknown[name] = self.unknown.get(name, 0) + 1
+        """Count the raw columns of rows' `_rescued` (JSON objects, null where nothing was)."""
+        some = rescued.drop_nulls()
+        if some.is_empty():
+            return
+        from penstock.tables.sql import connect
+
+        with connect() as connection:
+            connection.register("rows", pl.DataFrame({"rescued": some}).to_arrow())
+            found = connection.execute(_NAMES).fetchall()
+        for name, count in found:
+            self.unknown[name] = self.unknown.get(name, 0) + count
 
 
 class Absent:
@@ -100,16 +107,16 @@ class Absent:
                 f"{expectation.name}: {self._column} is {kind}, and {other} is {keys.dtype}; two "
                 "columns that are compared are of one type"
             )
-        self._keys = keys.cast(kind, strict=False).drop_nulls()
+        self._keys = keys.cast(kind, strict=False).drop_nulls().sort()
 
     def mark(self, chunk: pl.DataFrame) -> pl.Series:
         """Whether each row's value is missing there; of null, nothing is said."""
-        return chunk.select(absent(self._column, self._keys)).to_series()
-
-
-def absent(column: str, keys: pl.Series) -> pl.Expr:
-    """True where a value is none of a table's."""
-    return ~pl.col(column).is_in(keys.implode()).fill_null(value=True)
+        values, keys = chunk[self._column], self._keys
+        if keys.is_empty():
+            return values.is_not_null()
+        # Sorted once: a hash of all keys for each chunk would cost more than what it is asked.
+        places = keys.search_sorted(values).clip(upper_bound=len(keys) - 1)
+        return keys.gather(places).ne_missing(values) & values.is_not_null()
 
 
 def absences(lake: Lake, contract: Contract) -> dict[str, Absent]:

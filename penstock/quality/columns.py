@@ -36,8 +36,11 @@ def measures(expectation: Expectation) -> dict[str, pl.Expr]:
     found = {"count": pl.col(expectation.columns[0]).count(), **of_times(expectation)}
     arguments = expectation.arguments
     match expectation.type.removeprefix("expect_column_").removesuffix("_to_be_between"):
-        case "min" | "max" | "mean" | "median" | "sum" as how:
+        case "min" | "max" | "mean" | "median" as how:
             found["observed"] = getattr(value, how)()
+        case "sum":
+            wide = value + pl.lit(0, pl.Int64)  # narrow integers' sums would go round
+            found |= {"observed": wide.sum(), "about": value.cast(pl.Float64).sum()}
         case "stdev":
             found["observed"] = value.std()
         case "unique_value_count" | "proportion_of_unique_values":
@@ -138,6 +141,8 @@ def judged(result: Result, values: Values, schema: Mapping[str, pl.DataType], ro
         result.holds = all(_is_within(q, low, high) for q, (low, high) in pairs)
     else:
         observed: Any = values.get("observed")
+        if isinstance(observed, int) and abs(values.get("about") or 0) >= 1 << 63:
+            observed = values["about"]  # the sum of integers went round
         if kind.startswith("proportion_of_unique"):
             observed = observed / count if count else None
         if kind.startswith("proportion_of_non_null"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial, reduce
 from itertools import combinations
@@ -21,6 +21,10 @@ from penstock.contracts import Expectation
 from penstock.errors import ContractError, MissingExtra
 
 SOURCE_FILE = "_source_file"
+_EXACT = 1 << 53
+"""Up to which every integer is a float."""
+_LARGEST = 1 << 127
+"""Of the integers that there is a type for."""
 _FEW = 64
 """Values that are compared one by one."""
 UNIQUE = "expect_compound_columns_to_be_unique"
@@ -86,7 +90,7 @@ def _lengths(columns: _Columns, arguments: _Arguments) -> pl.Expr:
 
 def outside(value: pl.Expr, arguments: _Arguments) -> pl.Expr:
     """Whether a value lies outside of `min_value` and `max_value`."""
-    low, high = arguments.get("min_value"), arguments.get("max_value")
+    low, high = _exact(arguments.get("min_value")), _exact(arguments.get("max_value"))
     if isinstance(low, datetime) or isinstance(high, datetime):
         # As instants: two time zones can't be compared, and a time without one is UTC.
         value, low, high = value.dt.timestamp("us"), _instant(low), _instant(high)
@@ -96,6 +100,12 @@ def outside(value: pl.Expr, arguments: _Arguments) -> pl.Expr:
     if high is not None:
         out = out | (value >= high if arguments.get("strict_max") else value > high)
     return out
+
+
+def _exact(bound: Any) -> Any:
+    """A whole number where it is a large one: beside a float, integers past 2^53 are rounded."""
+    is_large = isinstance(bound, int | float) and _EXACT <= abs(bound) < _LARGEST
+    return pl.lit(int(bound), pl.Int128) if is_large else bound
 
 
 def _instant(bound: Any) -> int | None:
@@ -251,6 +261,7 @@ def _has_schema(columns: _Columns, arguments: _Arguments) -> pl.Expr:
         kind.check_schema(schema)
     except jsonschema.exceptions.SchemaError as error:
         raise ContractError(f"json_schema is no JSON Schema: {error.message}") from error
+    _check_references(schema)
     validator = kind(schema)
 
     def is_so(text: str) -> bool:
@@ -258,6 +269,38 @@ def _has_schema(columns: _Columns, arguments: _Arguments) -> pl.Expr:
         return is_json and validator.is_valid(value)
 
     return _by_distinct(is_so, columns[0])
+
+
+def _check_references(schema: Mapping[str, Any]) -> None:
+    """Raise `ContractError` for a `$ref` that leads nowhere, or out of the schema."""
+    referencing = importlib.import_module("referencing")
+    jsonschema = importlib.import_module("referencing.jsonschema")
+    resource = referencing.Resource.from_contents(
+        schema, default_specification=jsonschema.DRAFT202012
+    )
+    if any("$id" in part or "id" in part for part in _parts(schema) if part is not schema):
+        return  # a reference there begins elsewhere
+    resolver = referencing.Registry().with_resource("", resource).resolver()
+    for part in _parts(schema):
+        reference = part.get("$ref")
+        if not isinstance(reference, str):
+            continue
+        try:
+            resolver.lookup(reference.removeprefix(resource.id() or ""))
+        except referencing.exceptions.Unresolvable as error:
+            raise ContractError(
+                f"json_schema refers to {reference!r}, which is not in it; write what it names "
+                "under $defs"
+            ) from error
+
+
+def _parts(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """A schema's own objects, at any depth."""
+    if isinstance(schema, Mapping):
+        yield schema
+    inner = schema.values() if isinstance(schema, Mapping) else schema
+    for each in inner if isinstance(schema, Mapping | list | tuple) else ():
+        yield from _parts(each)
 
 
 def _not(

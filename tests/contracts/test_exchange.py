@@ -201,6 +201,18 @@ def _with(column: Column) -> Contract:
             "expect_column_values_to_be_in_set",
         ),
         (replace(ORDERS, expectations=ORDERS.expectations[1:]), "breaking", "no longer expected"),
+        (
+            replace(ORDERS, expectations=(c.expect_column_values_to_be_between("units", 0, 1000),
+                                          *ORDERS.expectations[1:])),
+            "breaking",
+            "readers may not count on",
+        ),
+        (
+            replace(ORDERS, expectations=(c.expect_column_values_to_be_between("units", 1, 500),
+                                          *ORDERS.expectations[1:])),
+            "stricter",
+            "expect_column_values_to_be_between",
+        ),
         (replace(ORDERS, owner="them@example.com"), "compatible", "owner changed"),
         (replace(ORDERS, unknown_columns="fail"), "stricter", "unknown columns"),
         (replace(ORDERS, key=("order_id",)), "breaking", "key"),

@@ -135,6 +135,17 @@ def test_columns_that_nobody_knew(shop: Shop) -> None:
     assert (result.success, result.observed) == (False, ["colour"])
 
 
+def test_columns_that_nobody_knew_are_all_named_however_late(shop: Shop) -> None:
+    shop = _with(shop, c.expect_table_columns_to_be_known())
+    header = "id,product,units,price,at,email,colour,shade\n"
+    rows = [order(number) + ",red," for number in range(1, 1500)]
+    shop.write("a.csv", *rows, order(1500) + ",,dark", header=header)
+
+    result = _of(_run(shop), "expect_table_columns_to_be_known")
+
+    assert result.observed == ["colour", "shade"]
+
+
 def test_a_distribution_that_moved(shop: Shop) -> None:
     stable = c.expect_column_distribution_to_be_stable("units")
     shop = _with(shop, stable)
