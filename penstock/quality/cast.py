@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import polars as pl
 
 from penstock.contracts import Column
@@ -16,16 +19,17 @@ def typed(column: Column) -> pl.Expr:
     A whole number may be written as a float (`17850.0`). A time without an offset is taken as
     UTC. `nan` and `inf` are not numbers here.
     """
-    text = pl.col(column.raw_name).str.strip_chars()
+    raw = pl.col(column.raw_name)
+    text = raw.str.strip_chars()
     match column.kind:
         case "string" | "binary":
-            value = pl.col(column.raw_name)
-        case "int32":
-            value = text.str.replace(r"\.0*$", "").cast(pl.Int32, strict=False)
-        case "int64":
-            value = text.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
+            value = raw
+        case "int32" | "int64":
+            kind = pl.Int32() if column.kind == "int32" else pl.Int64()
+            value = raw.map_batches(partial(_cast, kind, _INTEGERS), return_dtype=kind)
         case "float64":
-            number = text.cast(pl.Float64, strict=False)
+            kind = pl.Float64()
+            number = raw.map_batches(partial(_cast, kind, _FLOATS), return_dtype=kind)
             value = pl.when(number.is_finite()).then(number)
         case "bool":
             truths = {"true": True, "1": True, "false": False, "0": False}
@@ -35,7 +39,8 @@ def typed(column: Column) -> pl.Expr:
         case "date":
             value = text.str.to_date("%Y-%m-%d", strict=False)
         case "timestamp":
-            value = _timestamp(text)
+            kind = pl.Datetime("us", "UTC")
+            value = raw.map_batches(_timestamps, return_dtype=kind)
     return value.alias(column.name)
 
 
@@ -44,19 +49,35 @@ def uncast(column: Column) -> pl.Expr:
     return pl.col(f"raw:{column.name}").is_not_null() & pl.col(column.name).is_null()
 
 
-def _timestamp(text: pl.Expr) -> pl.Expr:
-    return text.map_batches(_timestamps, return_dtype=pl.Datetime("us", "UTC"))
-
-
-def _timestamps(text: pl.Series) -> pl.Series:
-    """By the format that most columns have; the others only see what it leaves."""
-    found = _parsed(text, _TIMESTAMPS[0])
-    for form in (*_TIMESTAMPS[1:], *_ZONED_TIMESTAMPS):
-        left = text.is_not_null() & found.is_null()
-        if not left.any():
+def _cast(
+    kind: pl.DataType, ways: Sequence[Callable[[pl.Series], pl.Series]], text: pl.Series
+) -> pl.Series:
+    """As it is, which most columns take; the ways to mend a text only see what is left."""
+    found = text.cast(kind, strict=False)
+    for way in ways:
+        rows = (text.is_not_null() & found.is_null()).arg_true()
+        if not len(rows):
             break
-        rows = left.arg_true()
-        found = found.scatter(rows, _parsed(text.gather(rows), form))
+        found = found.scatter(rows, way(text.gather(rows)).cast(kind, strict=False))
+    return found
+
+
+def _without_zeros(text: pl.Series) -> pl.Series:
+    return text.str.strip_chars().str.replace(r"\.0*$", "")
+
+
+_INTEGERS = (lambda text: text.str.strip_suffix(".0"), _without_zeros)
+_FLOATS = (lambda text: text.str.strip_chars(),)
+
+
+def _timestamps(raw: pl.Series) -> pl.Series:
+    """By the format that most columns have; the others only see what it leaves."""
+    found = _parsed(raw, _TIMESTAMPS[0])
+    for form in (*_TIMESTAMPS, *_ZONED_TIMESTAMPS):
+        rows = (raw.is_not_null() & found.is_null()).arg_true()
+        if not len(rows):
+            break
+        found = found.scatter(rows, _parsed(raw.gather(rows).str.strip_chars(), form))
     return found
 
 

@@ -83,7 +83,7 @@ class Splitter:
         accepted = marked.select(good_columns(self.contract)).filter(~is_rejected)
         rejected = with_reasons(marked.filter(is_rejected), ways)
         for counts, rows in ((self.accepted, accepted), (self.rejected, rejected)):
-            _count(counts, rows.select(origin("_source_file")).to_series())
+            _count_files(counts, rows["_source_file"])
         names = rejected["_reasons"].explode().struct.field("expectation")
         _count(self.reasons, names)
         raw_values = [pl.col(f"raw:{c.name}").alias(c.raw_name) for c in columns]
@@ -156,6 +156,13 @@ def _any_uncast(expectation: Expectation) -> pl.Expr:
 
 def _raw(name: str) -> pl.Expr:
     return pl.col(f"raw:{name}")
+
+
+def _count_files(into: dict[str, int], names: pl.Series) -> None:
+    """Add how many rows are of each file; an archive's members count as the archive."""
+    distinct = names.value_counts()
+    for file, count in distinct.select(origin(names.name), "count").rows():
+        into[file] = into.get(file, 0) + count
 
 
 def _count(into: dict[str, int], values: pl.Series) -> None:

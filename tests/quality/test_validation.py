@@ -203,7 +203,7 @@ def test_rows_counted_to_another_file_fail_loudly(
     def to_one(into: dict[str, int], values: pl.Series) -> None:
         into["a.csv"] = into.get("a.csv", 0) + len(values)
 
-    monkeypatch.setattr("penstock.quality.splitting._count", to_one)
+    monkeypatch.setattr("penstock.quality.splitting._count_files", to_one)
 
     with pytest.raises(ContractError, match=r"3 rows of a.csv were read, but 6 accepted"):
         validate(shop.lake, shop.source)
