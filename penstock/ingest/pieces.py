@@ -16,8 +16,8 @@ from penstock.errors import UnreadableFile
 
 _STRETCH = 1 << 18
 """Bytes looked at in one go: they stay in cache, and so does what is made of them."""
-_LINES_BACK = 1000
-"""Looked at for one that ends outside of quotes."""
+_LINES_BACK = 100
+"""Looked at for one that ends outside of quotes, before all are."""
 SHOWN = 200
 
 
@@ -171,4 +171,9 @@ def _cut(buffer: bytearray, start: int, stop: int, quote: bytes) -> int:
         before = buffer.rfind(b"\n", start, end)
         odd ^= buffer.count(quote, max(before, start), end) % 2
         end = before
-    return end + 1 if not odd and end >= start else 0
+    if not odd:
+        return end + 1 if end >= start else 0
+    values = np.frombuffer(buffer, np.uint8, stop - start, start)
+    quotes, ends = (np.flatnonzero(values == ord(each)) for each in (quote, b"\n"))
+    even = ends[np.searchsorted(quotes, ends) % 2 == 0]
+    return start + int(even[-1]) + 1 if len(even) else 0

@@ -101,7 +101,7 @@ def read_small(
                     yield text
                     continue
                 check_text(text, file.path)
-                header = delimited.header_of(source, text[:_HEAD_BYTES], file.path)
+                header = delimited.header_of(source, _head_of(text), file.path)
             groups.setdefault(header, []).append((file, text[header.length_bytes :], found))
         except UnreadableFile as error:
             yield failed(file, error)
@@ -389,7 +389,7 @@ class _Hashing(io.RawIOBase):
         return data
 
     def readinto(self, into: Any, /) -> int:
-        size = self._raw.readinto(into) or 0
+        size = _read_into(self._raw, into)
         if not self._sought:
             self._hash.update(into[:size])
         return size
@@ -455,6 +455,11 @@ def _whole_text(source: Source, file: PlannedFile, data: bytes) -> bytes | TooLa
     return data if encoding in _UTF8 else data.decode(encoding).encode()
 
 
+def _head_of(text: bytes) -> bytes:
+    """The first bytes of a text, with a whole line at least."""
+    return text[: max(_HEAD_BYTES, text.find(b"\n") + 1)]
+
+
 def _encoding(source: Source, head: bytes) -> tuple[str, int]:
     """How text is encoded, and the length of its byte order mark."""
     if head.startswith(codecs.BOM_UTF8):
@@ -463,6 +468,16 @@ def _encoding(source: Source, head: bytes) -> tuple[str, int]:
         if head.startswith(mark):
             return encoding, 2
     return source.encoding.lower(), 0
+
+
+def _read_into(stream: Any, into: memoryview) -> int:
+    """Fill with what a stream has, whether or not it knows how to; 0 at its end."""
+    readinto: Any = getattr(stream, "readinto", None)
+    if readinto is not None:
+        return readinto(into) or 0
+    data = stream.read(len(into))
+    into[: len(data)] = data
+    return len(data)
 
 
 class _Text:
@@ -474,6 +489,11 @@ class _Text:
         encoding, mark = _encoding(source, head)
         self._decoder = None if encoding in _UTF8 else codecs.getincrementaldecoder(encoding)()
         self.head = self._as_utf8(head[mark:], is_last=False)
+        while b"\n" not in self.head and len(self.head) < delimited.PIECE_BYTES:
+            more = plain.read(_HEAD_BYTES)  # a header may be longer
+            if not more:
+                break
+            self.head += self._as_utf8(more, is_last=False)
         self._unread = self.head
 
     def skip(self, size: int) -> None:
@@ -489,9 +509,8 @@ class _Text:
         return self._as_utf8(data, is_last=not data)
 
     def readinto(self, into: memoryview, /) -> int:
-        readinto: Any = getattr(self._plain, "readinto", None)
-        if not self._unread and self._decoder is None and readinto is not None:
-            return readinto(into) or 0
+        if not self._unread and self._decoder is None:
+            return _read_into(self._plain, into)
         while not self._unread:  # of part of a character comes nothing yet
             data = self._plain.read(len(into))
             self._unread = self._as_utf8(data, is_last=not data)

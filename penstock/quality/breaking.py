@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from penstock.errors import ContractError
 from penstock.quality.reasons import REASON
 from penstock.quality.results import Result, add_examples
 
@@ -111,8 +112,11 @@ class RejectsWriter:
 
     def __init__(self, path: Path, schema: Mapping[str, pl.DataType]) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
+        except OSError as error:
+            raise ContractError(f"{path}: rejects can't be written there: {error}") from error
         self._schema = {"_row": pl.UInt32, **schema, "_reasons": pl.List(pl.Struct(REASON))}
         self._parts = list[Path]()
 
