@@ -139,8 +139,8 @@ def _delta(
     features = set(table.protocol().reader_features or ())
     mode = table.metadata().configuration.get("delta.columnMapping.mode", "none")
     actions = pa.table(table.get_add_actions(flatten=True))
-    deleted = [name for name in actions.column_names if name.startswith("deletion_vector")]
-    if mode != "none" or any(actions[name].null_count < len(actions) for name in deleted):
+    hides_rows = "deletionVectors" in features and pa.table(table.deletion_vectors()).num_rows
+    if mode != "none" or hides_rows:
         what = "column mapping" if mode != "none" else "deletion vectors"
         raise ShardError(
             f"{uri}: uses {what} ({', '.join(sorted(features))}), which can't be read where it "

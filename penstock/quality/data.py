@@ -43,10 +43,29 @@ def _opened(uri: str) -> pl.LazyFrame:
     if uri.lower().endswith((".jsonl", ".ndjson")):
         return pl.scan_ndjson(uri)
     if (path / "_delta_log").is_dir() or ("://" in uri and not uri.endswith(".parquet")):
+        _refuse_hidden_rows(uri)
         return pl.scan_delta(uri)
     if "://" not in uri and "*" not in uri and not path.exists():
         raise ContractError(f"{uri}: there is no such file, folder or table to check")
     return pl.scan_parquet(f"{uri.rstrip('/')}/**/*.parquet" if path.is_dir() else uri)
+
+
+def _refuse_hidden_rows(uri: str) -> None:
+    """Raise `ContractError` for a table of which polars would show rows that are gone."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        table = DeltaTable(uri)
+    except (DeltaError, OSError):
+        return  # polars says what is wrong
+    if "deletionVectors" not in (table.protocol().reader_features or []):
+        return
+    if any("%" in path for path in table.file_uris()):
+        raise ContractError(
+            f"{uri}: polars overlooks deletion vectors of files whose names are quoted; check it "
+            "as a table of its lake, or have its engine write it without them"
+        )
 
 
 def named(data: Data) -> str:

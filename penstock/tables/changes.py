@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from penstock.errors import LakeError
 from penstock.tables.staging import StagedFile, Stager, partition_text
-from penstock.tables.table import CHANGE_FEED, Snapshot, StoredFile, Table
+from penstock.tables.table import CHANGE_FEED, PLACE, Snapshot, StoredFile, Table
 
 Change = Literal["insert", "update_preimage", "update_postimage", "delete"]
 _KIND = "_change_type"
@@ -116,6 +116,30 @@ def staged_changes(
         for file in inserts:
             writer.write(snapshot.rows_of(file.as_stored()), "insert")
         return writer.finish()
+
+
+def changes_of_files(
+    snapshot: Snapshot, adds: Sequence[StagedFile], removes: Sequence[StoredFile]
+) -> list[StagedFile]:
+    """Files of the changes of a commit that takes whole files out and adds others, of which some
+    have deletion vectors: readers of a feed don't look for those.
+    """
+    come, go = {file.path: file.as_stored() for file in adds}, {file.path: file for file in removes}
+    with ChangeWriter(snapshot) as writer:
+        for path, file in go.items():
+            writer.write(_rows_without(snapshot, file, come.get(path)), "delete")
+        for path, file in come.items():
+            writer.write(_rows_without(snapshot, file, go.get(path)), "insert")
+        return writer.finish()
+
+
+def _rows_without(snapshot: Snapshot, file: StoredFile, other: StoredFile | None) -> pl.LazyFrame:
+    """A data file's rows, without those that it has with another vector too."""
+    if other is None:
+        return snapshot.rows_of(file)
+    gone = pl.Series(snapshot.places_gone(other), dtype=pl.UInt32)
+    rows = snapshot.rows_of(file, with_places=True)
+    return rows.filter(pl.col(PLACE).is_in(pl.lit(gone).implode())).drop(PLACE)
 
 
 def _by_partition(

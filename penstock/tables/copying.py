@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from penstock.errors import CommitConflict, ConstraintBroken
 from penstock.tables.deletions import Deletion
-from penstock.tables.staging import StagedFile, Stager, discard
+from penstock.tables.staging import StagedFile, Stager, discard, loosened
 from penstock.tables.table import Snapshot, StoredFile, Table
 
 _ATTEMPTS = 40
@@ -175,7 +175,11 @@ class Rewriting:
             return []
         names = {file.path: file.id for file in snapshot.files}
         return [
-            replace(file, deletion=deletions[names[file.path]])
+            replace(
+                file,
+                deletion=deletions[names[file.path]],
+                statistics=loosened(file.statistics),
+            )
             for file in snapshot.staged()
             if names[file.path] in deletions
         ]

@@ -166,13 +166,13 @@ def _checkpoint(objects: ObjectStore, key: str, version: int) -> tuple[int, list
         name = f"{key}/_delta_log/{hint['version']:020d}.checkpoint.parquet"
         if objects.exists(name):
             return hint["version"], [name]
-    wholes = dict[int, list[str]]()
+    found = dict[tuple[int, int], list[str]]()
     for number, name in _listed(objects, key):
         if number <= version:
-            wholes.setdefault(number, []).append(name)
-    whole = [number for number, names in wholes.items() if len(names) == _parts(names[0])]
+            found.setdefault((number, _parts(name)), []).append(name)
+    whole = {number: names for (number, parts), names in found.items() if len(names) == parts}
     newest = max(whole, default=-1)
-    return newest, wholes.get(newest, [])
+    return newest, whole.get(newest, [])
 
 
 def _listed(objects: ObjectStore, key: str) -> Iterator[tuple[int, str]]:

@@ -53,7 +53,9 @@ class Entry:
     def to_json(self) -> bytes:
         """The log file's lines."""
         now_ms = int(time.time() * 1000)
-        return "\n".join(json.dumps(action) for action in self._actions(now_ms)).encode()
+        # Not escaped: deltalake reads some characters wrongly then.
+        lines = (json.dumps(action, ensure_ascii=False) for action in self._actions(now_ms))
+        return "\n".join(lines).encode()
 
     def _actions(self, now_ms: int) -> Iterator[dict[str, Any]]:
         yield {

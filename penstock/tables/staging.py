@@ -84,7 +84,10 @@ class StagedFile:
 
     def as_stored(self) -> StoredFile:
         """As a version that names it has it, without statistics."""
-        return StoredFile(self.path, self.size_bytes, self.rows, self.partition, {}, {})
+        rows = self.rows - (self.deletion.rows if self.deletion else 0)
+        return StoredFile(
+            self.path, self.size_bytes, rows, self.partition, {}, {}, deletion=self.deletion
+        )
 
 
 class Stager:
@@ -291,12 +294,20 @@ def statistics_json(
     low = {name: _bound(v, upper=False) for name, v in lowest.items() if _is_bound(v)}
     high = {name: _bound(v, upper=True) for name, v in highest.items() if _is_bound(v)}
     said = {"numRecords": rows, "nullCount": dict(nulls), "minValues": low, "maxValues": high}
-    return json.dumps(said if is_tight else {**said, "tightBounds": False})
+    # deltalake reads some characters wrongly where they are escaped.
+    return json.dumps(said if is_tight else {**said, "tightBounds": False}, ensure_ascii=False)
+
+
+def loosened(statistics: str) -> str:
+    """The statistics of a file of which more rows are gone."""
+    return json.dumps({**json.loads(statistics), "tightBounds": False}, ensure_ascii=False)
 
 
 def _is_bound(value: Any) -> bool:
-    """Whether it can be written down; infinity can't, in JSON."""
-    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
+    """Whether it can be written down; infinity can't, in JSON, and a part of a whole isn't."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, bool | int | str | datetime.date | datetime.datetime)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -321,7 +332,7 @@ def _bound(value: Any, *, upper: bool) -> Any:
     A long string's maximum is cut and then raised, so that it still bounds what was cut off.
     """
     match value:
-        case str() if len(value) > _LONGEST_BOUND:
+        case str() if len(value) > _LONGEST_BOUND and value[_LONGEST_BOUND] != "\U0010ffff":
             return value[:_LONGEST_BOUND] + ("\U0010ffff" if upper else "")
         case datetime.datetime():
             return value.isoformat(timespec="microseconds").replace("+00:00", "Z")

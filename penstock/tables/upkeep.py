@@ -144,15 +144,17 @@ def vacuum(
     if keep < timedelta(0):
         raise LakeError(f"{table.name}: vacuum: keep can't be negative")
     snapshot = table.snapshot()
-    elsewhere = [file.path for file in snapshot.files if file.deletion and not file.deletion.within]
-    if elsewhere:
-        raise LakeError(
-            f"{table.name}: vacuum: {len(elsewhere)} of its files ({elsewhere[0]}, ...) have "
-            "deletion vectors of another engine in files of their own, which would be taken for "
-            "files that nobody needs; vacuum with that engine, or optimize(purge=True) first"
-        )
     wanted = {*pinned, *tagged_versions(table)}
     kept = sorted(version for version in wanted if version < snapshot.version)
+    for each in (snapshot, *(table.snapshot(version) for version in kept)):
+        elsewhere = [f.path for f in each.files if f.deletion and not f.deletion.within]
+        if elsewhere:
+            raise LakeError(
+                f"{table.name}: vacuum: {len(elsewhere)} files of version {each.version} "
+                f"({elsewhere[0]}, ...) have deletion vectors of another engine in files of their "
+                "own, which would be taken for files that nobody needs; vacuum with that engine, "
+                "or optimize(purge=True) and untag that version first"
+            )
     hours = math.ceil(keep.total_seconds() / 3600)  # never less than was asked for
     delta = snapshot.delta
     options: dict[str, Any] = {

@@ -42,6 +42,7 @@ def upsert(
     given = _frame(rows)
     _check_key(table, given, list(key))
     snapshot = table.create(as_stored(given.to_arrow().schema), of_rows=True)
+    given = _as_keys_of(snapshot, given, list(key))
     doomed = expression_of(delete_where) if delete_where is not None else pl.lit(value=False)
     merge = _Merge(table, given, list(key), given.filter(~doomed), snapshot.schema)
     rewriting = Rewriting(table, merge.copy, merge.changes)
@@ -74,11 +75,11 @@ class _Merge:
     ) -> None:
         self._table, self._key, self._kept, self._schema = table, key, kept, schema
         self._keys = given.select(key).sort(key[0])
-        self._missing = [name for name in schema.names if name not in given.columns]
+        self._given = set(given.columns)
 
     def copy(self, snapshot: Snapshot, file: StoredFile) -> Copy:
         """The file without the rows whose key is given."""
-        keys, wanted = self._near(file), [*self._key, *self._missing]
+        keys, wanted = self._near(file), [*self._key, *self._missing(snapshot)]
         if not keys.height:
             return Copy()
         placed = snapshot.rows_of(file, with_places=True).select(*wanted, PLACE)
@@ -103,13 +104,17 @@ class _Merge:
         if low is None or high is None or self._keys[first].dtype.is_temporal():
             return self._keys
         begin = int(self._keys[first].search_sorted(low, side="left"))
-        return self._keys[begin : int(self._keys[first].search_sorted(high, side="right"))]
+        near = self._keys[begin : int(self._keys[first].search_sorted(high, side="right"))]
+        if not self._keys[first].dtype.is_float():
+            return near
+        # NaN is outside of all bounds, and sorts last.
+        return pl.concat([near, self._keys.filter(pl.col(first).is_nan())]).unique()
 
     def changes(self, snapshot: Snapshot, files: Sequence[StoredFile]) -> list[StagedFile]:
         """Files of what an upsert does to rows: old and new values, rows that go and come."""
         if not snapshot.has_change_feed or not files:
             return []
-        key, keys = self._key, self._keys.lazy()
+        key, keys, missing = self._key, self._keys.lazy(), self._missing(snapshot)
         kept = self._kept.lazy()
         with ChangeWriter(snapshot) as writer:
             found = list[pl.DataFrame]()
@@ -117,16 +122,20 @@ class _Merge:
                 rows = snapshot.rows_of(file).join(keys, on=key, how="semi")
                 writer.write(rows.join(kept, on=key, how="semi"), "update_preimage")
                 writer.write(rows.join(kept, on=key, how="anti"), "delete")
-                found.append(rows.select(*key, *self._missing).collect())
+                found.append(rows.select(*key, *missing).collect())
             old = pl.concat(found).lazy()
             new = (
                 kept.join(old, on=key, how="inner")
-                if self._missing
+                if missing
                 else kept.join(old, on=key, how="semi")
             )
             writer.write(new, "update_postimage")
             writer.write(kept.join(old, on=key, how="anti"), "insert")
             return writer.finish()
+
+    def _missing(self, snapshot: Snapshot) -> list[str]:
+        """Columns that stay as they were; another writer may add some meanwhile."""
+        return [name for name in snapshot.schema.names if name not in self._given]
 
     def inserted(self, copies: Iterable[Copy]) -> tuple[list[StagedFile], int, int]:
         """Files with the new values of rows that were there, and of others."""
@@ -134,12 +143,25 @@ class _Merge:
         snapshot = self._table.snapshot()
         rows, updated = self._kept, 0
         if old:
-            found = pl.concat(old)
+            found = pl.concat(old, how="diagonal")
             updated = rows.join(found, on=self._key, how="semi").height
-            if self._missing:
+            if found.width > len(self._key):
                 rows = rows.join(found, on=self._key, how="left", maintain_order="left")
         batches = iter(rows.to_arrow().to_batches(1 << 17))
         return staged_rows(snapshot, batches), rows.height - updated, updated
+
+
+def _as_keys_of(snapshot: Snapshot, given: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    """The rows with keys of the table's types."""
+    kinds = pl.Schema(snapshot.schema)
+    other = {name: kinds[name] for name in key if given.schema[name] != kinds[name]}
+    try:
+        return given.cast(other) if other else given  # pyright: ignore[reportArgumentType]
+    except pl.exceptions.PolarsError as error:
+        kind = ", ".join(f"{name} is {given.schema[name]}, not {of}" for name, of in other.items())
+        raise LakeError(
+            f"{snapshot.table.name}: upsert: a key can't be compared: {kind}"
+        ) from error
 
 
 def _check_key(table: Table, rows: pl.DataFrame, key: list[str]) -> None:

@@ -247,7 +247,7 @@ def test_a_write_that_fails_takes_no_file_of_the_table(lake: Lake) -> None:
     assert _rows(table.snapshot().scan().collect()) == _expected()
 
 
-def _with_a_vector_of_its_own(table: Table, gone: list[int]) -> None:
+def vector_of_its_own(table: Table, gone: list[int]) -> None:
     """As another engine writes it: the vector in a file beside the data."""
     folder, version = Path(table.uri), table.snapshot().version
     file = next(file for file in table.snapshot().staged())
@@ -281,7 +281,7 @@ def test_vectors_of_another_engine_are_read_and_written_on(lake: Lake) -> None:
     table = Table(lake, "shop/prices")
     append(table, _frame(range(100)))
     enable_deletion_vectors(table)
-    _with_a_vector_of_its_own(table, [1, 2])
+    vector_of_its_own(table, [1, 2])
     expected = dict.fromkeys([0, *range(3, 100)], "old")
     assert _rows(table.snapshot().scan().collect()) == expected
     snapshot = table.snapshot()
