@@ -239,7 +239,7 @@ class _Run:
         sums = dict(asked)
         for number in marks:
             sums[f"{number}:broken"] = pl.col(broken_by(number)).sum()
-        rows = marked.filter(pl.any_horizontal(broken_by(number) for number in marks))
+        rows = _own(marked.filter(pl.any_horizontal(broken_by(number) for number in marks)))
         if path is None:
             rows = rows.select(self._shown(marks))
         few = Few()
@@ -357,7 +357,7 @@ class _Run:
         frame = self.frame.with_row_index(_ROW)
         is_told = all(n in self.breaks for n in blamed)  # which rows break them, by expressions
         if is_told and blamed:
-            frame = frame.filter(reduce(or_, (self.breaks[n] for n in blamed)))
+            frame = _own(frame.filter(reduce(or_, (self.breaks[n] for n in blamed))))
         frame = frame.with_columns(marks)
         if is_told and path is None:  # examples alone, and how many rows in all
             frame = frame.select(self._shown(blamed))
@@ -405,6 +405,11 @@ class _Run:
             for column in self.schema
         ]
         return with_reasons(rows, ways).select(pl.col(_ROW).alias("_row"), *raw, "_reasons")
+
+
+def _own(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Rows with texts of their own: those that a filter leaves keep all others in memory."""
+    return rows.with_columns(pl.col(pl.String) + "")
 
 
 def _looked(number: int) -> str:
