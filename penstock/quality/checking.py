@@ -208,7 +208,7 @@ class _Run:
         self.frame = self.frame.with_columns(*as_they_came, made)
 
     def run(self, rejects: Path | None) -> int:
-        """Count and explain, in one scan where the sums don't say which rows are broken; how many
+        """Count and explain, in one scan unless only its sums tell which rows are broken; how many
         rows were rejected.
         """
         types = {result.expectation.type for result in self.results}

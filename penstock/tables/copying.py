@@ -212,6 +212,7 @@ def written(
     updated: int = 0,
     deleted: int = 0,
 ) -> Written:
+    """What a commit with these files did."""
     return Written(
         snapshot,
         rows_inserted=inserted,
@@ -224,4 +225,5 @@ def written(
 
 
 def with_kinds(schema: pa.Schema, kinds: Mapping[str, pa.DataType]) -> pa.Schema:
+    """A schema with other types of some columns."""
     return pa.schema([f.with_type(kinds.get(f.name, f.type)) for f in schema])

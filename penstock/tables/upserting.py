@@ -37,14 +37,15 @@ def upsert(
 
     Raises
     ------
-    LakeError: a key is null or there twice. Nothing was changed.
+    LakeError: a key is null or there twice, or of another type than the table's. Nothing was
+        changed.
     """
     given = _frame(rows)
     _check_key(table, given, list(key))
     snapshot = table.create(as_stored(given.to_arrow().schema), of_rows=True)
     given = _as_keys_of(snapshot, given, list(key))
     doomed = expression_of(delete_where) if delete_where is not None else pl.lit(value=False)
-    merge = _Merge(table, given, list(key), given.filter(~doomed), snapshot.schema)
+    merge = _Merge(table, given, list(key), given.filter(~doomed))
     rewriting = Rewriting(table, merge.copy, merge.changes)
     return rewriting.run("upsert", [], last=merge.inserted)
 
@@ -52,7 +53,7 @@ def upsert(
 def enable_deletion_vectors(table: Table) -> Snapshot:
     """From now on an upsert leaves data files as they are and marks the rows in them as gone.
 
-    Some times as fast as copying; readers then need Delta's version 3 with that feature, which
+    Several times as fast as copying; readers then need Delta's version 3 with that feature, which
     polars, DuckDB, deltalake's `scan` and Spark have, and pyarrow's datasets have not. Rows that
     are marked are still in their files until `optimize` writes those anew and `vacuum` takes them.
     """
@@ -71,9 +72,8 @@ class _Merge:
         given: pl.DataFrame,
         key: list[str],
         kept: pl.DataFrame,
-        schema: pa.Schema,
     ) -> None:
-        self._table, self._key, self._kept, self._schema = table, key, kept, schema
+        self._table, self._key, self._kept = table, key, kept
         self._keys = given.select(key).sort(key[0])
         self._given = set(given.columns)
 
