@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,3 +84,34 @@ def test_a_table_that_is_broken_all_over_is_told_whole(tmp_path: Path) -> None:
     assert [result.broken for result in report.results] == [300_000, 300_000]
     found = pl.scan_parquet(tmp_path / "all.parquet")
     assert found.select(pl.len(), pl.col("_row").n_unique()).collect().row(0) == (300_000, 300_000)
+
+
+def test_a_broken_row_keeps_no_other_in_memory(tmp_path: Path) -> None:
+    piece = pl.DataFrame({"k": [0] + [5] * 499})
+    text = pl.int_range(pl.len()).cast(pl.String) + "y" * 1500
+    rows = pl.concat([piece] * 100).with_columns(s=text)
+    table = rows.to_arrow()
+    with pq.ParquetWriter(
+        tmp_path / "rows.parquet", table.schema, compression="zstd", use_dictionary=False
+    ) as writer:
+        for _ in range(16):  # 1.2 GB of text
+            writer.write_table(table, row_group_size=10_000)
+    told = subprocess.run(
+        [sys.executable, "-c", _CHECKED, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    rejected, peak_kb = map(int, told.stdout.split())
+    assert rejected == 1600
+    assert peak_kb < 800 << 10
+
+
+_CHECKED = """
+import sys
+from pathlib import Path
+from penstock import contracts as c
+from penstock.quality import check
+folder = Path(sys.argv[1])
+wanted = [c.expect_column_values_to_be_between("k", 1, 9)]
+report = check(folder / "rows.parquet", wanted, rejects=folder / "rejects.parquet")
+(line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
+print(report.rejected, line.split()[1])
+"""
