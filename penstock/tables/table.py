@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import quote, unquote
@@ -468,15 +468,24 @@ class Snapshot:
 
         said: Any = pads.scalar(value=True)
         for field in self.schema:
-            name, value = pads.field(field.name), None
+            name = pads.field(field.name)
             if field.name in file.partition:
                 (value,) = _parsed(file.partition[field.name], field.type)
                 said &= name.is_null() if not value.is_valid else name == value
                 continue
             low, high = file.lowest.get(field.name), file.highest.get(field.name)
-            # Of floats NaN is outside of all bounds; of texts and times they may be cut.
-            if pa.types.is_integer(field.type) and low is not None and high is not None:
-                said &= name.is_null() | ((name >= low) & (name <= high))
+            # Of floats NaN is outside of all bounds, and those of texts may be cut.
+            tests = (pa.types.is_integer, pa.types.is_date, pa.types.is_timestamp)
+            if low is None or high is None or not any(test(field.type) for test in tests):
+                continue
+            if pa.types.is_timestamp(field.type):  # of which deltalake cuts what is under 1 ms
+                if high.year == datetime.max.year:
+                    continue
+                high += timedelta(milliseconds=1)
+            least, most = (pa.scalar(value, field.type) for value in (low, high))
+            # In these words: of others that say the same, Arrow sees nothing to leave out.
+            said &= (name >= least) | name.is_null()
+            said &= (name <= most) | name.is_null()
         return said
 
     def relation(self) -> pads.Dataset | pl.LazyFrame:

@@ -157,6 +157,39 @@ def test_a_filter_on_a_column_without_bounds_finds_its_rows(lake: Lake) -> None:
     assert query(lake, "select count(*) n from shop.odd where id > 1000") == [{"n": 0}]
 
 
+@pytest.mark.parametrize("zone", ["UTC", None])
+@pytest.mark.parametrize("writes", ["ours", "deltalake"])
+def test_files_are_pruned_by_times_and_none_too_many(
+    lake: Lake, zone: str | None, writes: str
+) -> None:
+    table, first = Table(lake, "shop/odd"), datetime(2024, 1, 1, 0, 0, 0, 1)
+    times = [first.replace(day=day, microsecond=n) for day in (1, 2) for n in (1, 1501, 999_999)]
+    rows = pl.DataFrame({"at": [*times, datetime.max, None]}).with_columns(
+        pl.col("at").dt.replace_time_zone(zone), day=pl.col("at").dt.date()
+    )
+    for part in (rows[:3], rows[3:6], rows[6:]):
+        if writes == "ours":
+            append(table, part)
+        else:
+            write_deltalake(table.uri, part.to_arrow(), mode="append")
+    snapshot = table.snapshot()
+    dataset = snapshot.dataset()
+    for time in rows["at"].drop_nulls():
+        at = pa.scalar(time, dataset.schema.field("at").type)
+        assert dataset.to_table(filter=pads.field("at") == at).num_rows == 1
+        assert (
+            dataset.to_table(filter=pads.field("at") >= at).num_rows == (rows["at"] >= time).sum()
+        )
+    day = pads.field("day") == datetime(2024, 1, 2).date()
+    assert dataset.to_table(filter=day).num_rows == 3
+    assert len([*dataset.get_fragments(day)]) == 1
+    later = pads.field("at") > pa.scalar(rows["at"][3], dataset.schema.field("at").type)
+    assert len([*dataset.get_fragments(later)]) < 3
+    assert dataset.to_table(filter=pads.field("at").is_null()).num_rows == 1
+    wanted = "select count(*) n from shop.odd where \"at\" >= TIMESTAMP '2024-01-02'"
+    assert query(lake, wanted) == [{"n": 4}]
+
+
 def test_statistics_of_marked_files_say_that_bounds_are_loose(lake: Lake) -> None:
     table = _made(lake, _ids(*range(100)))
     upsert(table, _ids(99), ["id"], delete_where="true")
