@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +31,8 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
 os.environ["PENSTOCK_RETAIL_EVERY_DAY"] = "yes"
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = "/dev/null"
+# Run in the background of a script, neither this process nor what it starts would hear Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from penstock import Column, Contract, Lake, Source
 from penstock.contracts import (

@@ -18,9 +18,13 @@ FEW = 64 << 20
 """Bytes of broken rows that are held while the others are still counted."""
 
 
+OWN = "__penstock_"
+"""How the columns of a check are called, and none of a table."""
+
+
 def broken_by(number: int) -> str:
-    """The column that says which rows break an expectation; no table's own is called so."""
-    return f"__penstock_{number}_broken"
+    """The column that says which rows break an expectation."""
+    return f"{OWN}{number}_broken"
 
 
 class Few:

@@ -21,10 +21,10 @@ import polars as pl
 from penstock.contracts import Contract, Expectation
 from penstock.errors import ContractError, SourceError
 from penstock.quality.beyond import NEEDS_LAKE, judge_frame, judge_table, refuse_without_lake
-from penstock.quality.breaking import BATCH_ROWS, Few, RejectsWriter, Told, broken_by
+from penstock.quality.breaking import BATCH_ROWS, OWN, Few, RejectsWriter, Told, broken_by
 from penstock.quality.columns import AFTERWARDS, ORDERED, REPEATED, judged, mask, measures, second
 from penstock.quality.compiled import broken, considered, looked_at, read_by
-from penstock.quality.data import named, scanned
+from penstock.quality.data import named, personal_in, scanned
 from penstock.quality.proving import prove
 from penstock.quality.reasons import reason, shown, with_reasons
 from penstock.quality.results import MASK, Result
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # each takes as long to import as a small table to check
     from penstock.quality.data import Data
     from penstock.quality.passing import Hashes, Steps
 
-_ROW = "__penstock_row"
+_ROW = f"{OWN}row"
 
 
 @dataclass(slots=True)
@@ -118,7 +118,8 @@ def check(
     if path is not None:
         _refuse_path(path, data)
     try:
-        rows, results, rejected = checked(scanned(data), wanted, personal=personal, rejects=path)
+        frame, personal = scanned(data), personal | personal_in(data)
+        rows, results, rejected = checked(frame, wanted, personal=personal, rejects=path)
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise SourceError(f"{name}: can't be read: {reason}") from error
@@ -159,6 +160,10 @@ def checked(
     schema = dict(frame.collect_schema())
     if rejects is not None and (taken := sorted({"_row", "_reasons"} & set(schema))):
         raise ContractError(f"{rejects}: rejects have columns {', '.join(taken)} of their own")
+    if own := [name for name in schema if name.startswith(OWN)]:
+        raise ContractError(
+            f"{', '.join(own)}: columns called {OWN}... are those of a check; rename them first"
+        )
     if past is None:
         refuse_without_lake(expectations)
     for expectation in expectations:
@@ -413,12 +418,12 @@ def _own(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _looked(number: int) -> str:
-    return f"__penstock_{number}_looked"
+    return f"{OWN}{number}_looked"
 
 
 def _raw(column: str) -> str:
     """The column with another one's values as they came."""
-    return f"__penstock_raw_{column}"
+    return f"{OWN}raw_{column}"
 
 
 def _counts(number: int, expectation: Expectation, breaks: pl.Expr) -> dict[str, pl.Expr]:

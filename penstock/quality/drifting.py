@@ -1,7 +1,8 @@
 """How far two profiles are apart: between versions, partitions, splits, training and serving.
 
 Four measures of each column, over shares of bins. A number's bins are the ten between the
-reference's deciles, a text's its frequent values and the rest; nulls are a bin of their own.
+reference's deciles, a text's its frequent values and the rest; of bytes and lists the lengths are
+compared, as numbers. Nulls are a bin of their own.
 
 - PSI, the population stability index: sum of (q - p) ln(q / p). Below 0.1 is stable and above 0.2
   is a shift, by custom (Siddiqi, "Credit Risk Scorecards", 2006).
@@ -64,7 +65,7 @@ class ColumnDrift:
     psi: float
     js: float
     ks: float | None
-    """Of numbers and times."""
+    """Of numbers and times, and of lengths."""
     chi_square: float
     p_value: float
     nulls: tuple[float, float]
@@ -128,7 +129,9 @@ def shares(before: Profile, after: Profile, column: str) -> tuple[Floats, Floats
     """(bins,) each: a column's shares in common bins, nulls (and NaN) the first of them."""
     old, new = before.columns[column], after.columns[column]
     found = list[Floats]()
-    if old.quantiles or new.quantiles:
+    ends = ((old, before), (new, after))
+    is_known = all(one.quantiles or not one.count(profile.rows) for one, profile in ends)
+    if is_known and (old.quantiles or new.quantiles):
         reference = old if old.quantiles else new
         edges = _edges(np.array(reference.quantiles))
         for one in (old, new):
@@ -142,7 +145,7 @@ def shares(before: Profile, after: Profile, column: str) -> tuple[Floats, Floats
             inner = one.of(values, other)
             found.append(np.append(inner, max(0.0, 1.0 - inner.sum())))
     result = list[Floats]()
-    for one, profile, inner in zip((old, new), (before, after), found, strict=True):
+    for (one, profile), inner in zip(ends, found, strict=True):
         none = 1 - one.count(profile.rows) / profile.rows if profile.rows else 0.0
         result.append(np.concatenate([[none], inner * (1 - none)]))
     return result[0], result[1]

@@ -24,8 +24,8 @@ import polars.selectors as cs
 
 from penstock.errors import ContractError, SourceError, TableNotFound
 from penstock.lake import Lake, checked_name
-from penstock.quality.data import named, scanned
-from penstock.quality.history import VALIDATE, contract_of, validations
+from penstock.quality.data import named, personal_in, personal_of, scanned
+from penstock.quality.history import VALIDATE, validations
 from penstock.tables import Snapshot, Table
 from penstock.tables.log import path_of, read_entry
 from penstock.tables.sql import connect
@@ -66,7 +66,9 @@ class ColumnProfile:
     std: float | None = None
     zeros: int = 0
     quantiles: tuple[float, ...] = ()
-    """At `LEVELS`; the first is the least value and the last the greatest. Empty without values."""
+    """At `LEVELS`; the first is the least value and the last the greatest. Of bytes and lists those
+    of their lengths. Empty without values.
+    """
     frequent: tuple[tuple[str, int], ...] = ()
     """Values of text and flags, and how often they are there, the most frequent first."""
     lengths: tuple[int, float, int] | None = None
@@ -129,8 +131,7 @@ def profile(
     """
     frame = scanned(data)
     if personal is None:
-        table = data.snapshot() if isinstance(data, Table) else data
-        personal = personal_of(table) if isinstance(table, Snapshot) else ()
+        personal = personal_in(data)
     if where:
         frame = _picked(frame, where)
     return _profiled(frame, columns, personal, name or named(data))
@@ -179,17 +180,6 @@ def batch_profiles(lake: Lake, table: str, limit: int = 50) -> list[Profile]:
         except (TableNotFound, pl.exceptions.PolarsError, OSError):
             break  # its files are gone, and so are older ones'
     return found[::-1]
-
-
-def personal_of(snapshot: Snapshot) -> set[str]:
-    """The columns of a table that are about a person, by its schema or its newest contract."""
-    found = {f.name for f in snapshot.schema if (f.metadata or {}).get(b"personal") == b"true"}
-    table = snapshot.table
-    try:
-        contract = contract_of(table.lake, table.name)
-    except (ContractError, TableNotFound):
-        return found
-    return found | {column.name for column in contract.columns if column.personal}
 
 
 def _masked(profile: Profile, personal: Collection[str]) -> Profile:
@@ -339,12 +329,11 @@ def _asked(name: str, kind: Kind, *, is_masked: bool) -> list[str]:
         value = f"CASE WHEN isfinite({name}) THEN {name} END"
         asked += [f"count({value}) AS {name}_finite", f"approx_count_distinct({name}) AS {name}_d"]
         if not is_masked:
-            levels = ", ".join(map(str, LEVELS))
             asked += [
                 f"avg({value}) AS {name}_mean",
                 f"stddev_samp({value}) AS {name}_std",
                 f"count_if({name} = 0) AS {name}_zeros",
-                f"approx_quantile({value}, [{levels}]) AS {name}_q",
+                f"approx_quantile({value}, [{_levels()}]) AS {name}_q",
                 f"min({value}) AS {name}_low",
                 f"max({value}) AS {name}_high",
             ]
@@ -356,7 +345,13 @@ def _asked(name: str, kind: Kind, *, is_masked: bool) -> list[str]:
     length = f"length({name})" if kind == "text" else name
     if kind in ("text", "bytes", "list"):
         asked += [f"{how}({length}) AS {name}_{how}_length" for how in ("min", "avg", "max")]
+    if kind in ("bytes", "list") and not is_masked:
+        asked.append(f"approx_quantile({name}, [{_levels()}]) AS {name}_q")
     return asked
+
+
+def _levels() -> str:
+    return ", ".join(map(str, LEVELS))
 
 
 def _scan(connection: duckdb.DuckDBPyConnection, frame: pl.LazyFrame, query: str) -> dict[str, Any]:
@@ -418,8 +413,12 @@ def _column(
     finite = int(found.get(f"{name}_finite", there))
     quantiles = tuple[float, ...]()
     if (middle := found.get(f"{name}_q")) is not None and finite:
-        low, high = found[f"{name}_low"], found[f"{name}_high"]
-        inner = (min(max(value, low), high) for value in middle[1:-1])
+        low, high = (
+            (found[f"{name}_low"], found[f"{name}_high"])
+            if f"{name}_low" in found
+            else (float(found[f"{name}_{how}_length"]) for how in ("min", "max"))
+        )
+        inner = (float(min(max(value, low), high)) for value in middle[1:-1])
         quantiles = (low, *inner, high)
     if kind in ("number", "time") and (each := counts.pop(name, None)):
         quantiles = _exact(each)  # of few values, such as are there

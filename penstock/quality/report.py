@@ -20,13 +20,13 @@ import numpy as np
 from penstock.errors import ContractError
 from penstock.lake import Lake
 from penstock.quality import svg
+from penstock.quality.data import personal_of
 from penstock.quality.drifting import Drift, distribution, drift, shown
 from penstock.quality.history import Validated, contract_of, validations
 from penstock.quality.profiling import (
     ColumnProfile,
     Profile,
     batch_profiles,
-    personal_of,
     profile_of,
 )
 from penstock.tables import Table
@@ -306,7 +306,8 @@ def _picture(column: ColumnProfile, rows: int) -> str:
         below = distribution(column, edges)
         below[0] = 0.0
         ends = shown(float(low), column.kind), shown(float(high), column.kind)
-        return svg.histogram(np.diff(below).tolist(), *ends)
+        lengths = "<small>lengths</small>" if column.lengths is not None else ""
+        return lengths + svg.histogram(np.diff(below).tolist(), *ends)
     if column.frequent:
         return svg.bars(column.frequent, column.count(rows))
     return "<p><small>values are not shown</small></p>" if column.is_masked else ""
@@ -318,7 +319,7 @@ def _numbers(column: ColumnProfile, rows: int) -> str:
         facts.append(f"about {column.distinct:,} values")
     if column.nan:
         facts.append(f"{column.nan:,} not finite")
-    if column.quantiles:
+    if column.quantiles and column.lengths is None:
         names = ("least", "median", "greatest")
         places = (0, 50, 100)
         facts += [

@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -16,8 +18,11 @@ from hypothesis import strategies as st
 
 from penstock import contracts as c
 from penstock.contracts import Expectation
+from penstock.errors import ContractError
+from penstock.lake import Lake
 from penstock.quality import breaking as breaking_module
-from penstock.quality import check
+from penstock.quality import check, profile
+from penstock.tables import Table, append
 
 _EXPECTATIONS = (
     c.expect_column_values_to_not_be_null("n"),
@@ -115,3 +120,25 @@ report = check(folder / "rows.parquet", wanted, rejects=folder / "rejects.parque
 (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
 print(report.rejected, line.split()[1])
 """
+
+
+def test_names_of_a_check_are_refused() -> None:
+    with pytest.raises(ContractError, match="__penstock_0_broken: columns called __penstock_"):
+        check(pl.DataFrame({"__penstock_0_broken": [1]}), [_EXPECTATIONS[0]])
+
+
+@pytest.mark.parametrize("how", ["arrow", "path", "table"])
+def test_what_a_schema_calls_personal_is_masked(how: str, tmp_path: Path) -> None:
+    who = pa.field("who", pa.string(), metadata={"personal": "true"})
+    rows = pa.table({"who": ["ann", "ann"], "n": [1, None]}, pa.schema([who, ("n", pa.int64())]))
+    data: Any = rows
+    if how != "arrow":
+        table = Table(Lake(str(tmp_path)), "d/t")
+        append(table, rows)
+        data = table if how == "table" else table.lake.table_uri("d/t")
+    said = check(data, [c.expect_column_values_to_be_in_set("who", ["bob"])])
+    found = profile(data)
+
+    assert said.results[0].examples == ["•••"]
+    assert "ann" not in found.to_json()
+    assert found.columns["who"].is_masked and not found.columns["n"].is_masked

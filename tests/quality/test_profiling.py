@@ -187,6 +187,21 @@ def test_values_that_are_all_replaced_have_moved() -> None:
     assert drift(before, after).has_drifted
 
 
+def test_lengths_of_lists_and_bytes_move() -> None:
+    def rows(longest: int) -> pl.DataFrame:
+        items = [list(range(n)) for n in _RNG.integers(1, longest, 3000)]
+        return pl.DataFrame({"tokens": items, "image": [bytes(each) for each in items]})
+
+    one, other, longer = profile(rows(20)), profile(rows(20)), profile(rows(60))
+
+    assert one.columns["tokens"].quantiles[0] == 1.0
+    assert not drift(one, other).has_drifted
+    assert [c.has_drifted for c in drift(one, longer).columns] == [True, True]
+    column = replace(one.columns["image"], quantiles=())  # as was kept before
+    kept = replace(one, columns=one.columns | {"image": column})
+    assert [c.has_drifted for c in drift(kept, other).columns] == [False, False]
+
+
 def test_names_and_types_that_are_odd() -> None:
     frame = pl.DataFrame(
         {
