@@ -13,7 +13,8 @@ from penstock.errors import ContractError
 from penstock.quality.reasons import REASON
 from penstock.quality.results import Result, add_examples
 
-BATCH_ROWS = 1 << 17
+TOLD_ROWS = 1 << 14
+"""Broken rows that get their reasons together: texts that take many times the room of a row."""
 FEW = 64 << 20
 """Bytes of broken rows that are held while the others are still counted."""
 
@@ -31,17 +32,19 @@ class Few:
     """Broken rows that come while all rows are counted, as long as they are few.
 
     Who takes them has to be quick: whatever the scan has read waits for it in memory.
+
+    is_bounded: whether more than `FEW` are too many.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_bounded: bool = True) -> None:
         self.batches, self.are_too_many = list[pl.DataFrame](), False
-        self._bytes = 0
+        self._is_bounded, self._bytes = is_bounded, 0
 
     def take(self, rows: pl.DataFrame) -> bool:
         """Hold rows; whether no more are wanted."""
         self._bytes += int(rows.estimated_size())
         self.batches.append(rows)
-        if self._bytes > FEW:
+        if self._is_bounded and self._bytes > FEW:
             self.batches, self.are_too_many = [], True
         return self.are_too_many
 
@@ -81,7 +84,7 @@ class Told:
         """
         self._held.append(rows)
         self._rows += rows.height
-        if self._rows >= BATCH_ROWS:
+        if self._rows >= TOLD_ROWS:
             self._tell()
 
     def finish(self) -> int:
@@ -121,7 +124,7 @@ class RejectsWriter:
             self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
         except OSError as error:
             raise ContractError(f"{path}: rejects can't be written there: {error}") from error
-        self._schema = {"_row": pl.UInt32, **schema, "_reasons": pl.List(pl.Struct(REASON))}
+        self._schema = {"_row": pl.Int64, **schema, "_reasons": pl.List(pl.Struct(REASON))}
         self._parts = list[Path]()
 
     def write(self, rows: pl.DataFrame) -> None:

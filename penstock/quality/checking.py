@@ -1,13 +1,19 @@
 """Expectations held against any table: a frame, a Parquet or CSV file, a Delta table.
 
-first scan   counts of every row expectation, and what columns come to, in one streaming pass
+first scan   counts of every row expectation, and what columns come to, in one streaming pass, and
+             what breaks something: rejects with every reason, and examples
 (beside it: hashes for uniqueness, the order of values, batch by batch)
-second scan  only what breaks something: rejects with every reason, and examples
+second scan  what breaks something, where it is much, or known only from the whole column
+
+Where only rows are counted, files of this machine are scanned piece by piece, some at once:
+memory is that of the pieces, however large the table.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,12 +25,21 @@ from typing import TYPE_CHECKING, Any, cast
 import polars as pl
 
 from penstock.contracts import Contract, Expectation
+from penstock.engines import Threads
 from penstock.errors import ContractError, SourceError
 from penstock.quality.beyond import NEEDS_LAKE, judge_frame, judge_table, refuse_without_lake
-from penstock.quality.breaking import BATCH_ROWS, OWN, Few, RejectsWriter, Told, broken_by
+from penstock.quality.breaking import OWN, Few, RejectsWriter, Told, broken_by
 from penstock.quality.columns import AFTERWARDS, ORDERED, REPEATED, judged, mask, measures, second
 from penstock.quality.compiled import broken, considered, looked_at, read_by
-from penstock.quality.data import named, personal_in, scanned
+from penstock.quality.data import (
+    PIECE_BYTES,
+    Piece,
+    in_pieces,
+    named,
+    personal_in,
+    scanned,
+    settled,
+)
 from penstock.quality.proving import prove
 from penstock.quality.reasons import reason, shown, with_reasons
 from penstock.quality.results import MASK, Result
@@ -36,7 +51,10 @@ if TYPE_CHECKING:  # each takes as long to import as a small table to check
     from penstock.quality.data import Data
     from penstock.quality.passing import Hashes, Steps
 
+BATCH_ROWS = 1 << 17
 _ROW = f"{OWN}row"
+_AT_ONCE = max(2, (os.cpu_count() or 1) // 4) * PIECE_BYTES
+"""Bytes of pieces, as stored, that are scanned at once; each keeps a few cores busy."""
 
 
 @dataclass(slots=True)
@@ -118,8 +136,12 @@ def check(
     if path is not None:
         _refuse_path(path, data)
     try:
+        data = settled(data)
         frame, personal = scanned(data), personal | personal_in(data)
-        rows, results, rejected = checked(frame, wanted, personal=personal, rejects=path)
+        pieces = in_pieces(data, frame.collect_schema())
+        rows, results, rejected = checked(
+            frame, wanted, personal=personal, rejects=path, pieces=pieces
+        )
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise SourceError(f"{name}: can't be read: {reason}") from error
@@ -149,6 +171,7 @@ def checked(
     personal: set[str],
     rejects: Path | None = None,
     past: Past | None = None,
+    pieces: Sequence[Piece] = (),
 ) -> tuple[int, list[Result], int]:
     """Rows, what each expectation comes to over them, and how many are rejected; see `check`.
 
@@ -156,6 +179,7 @@ def checked(
     ----------
     personal: columns whose values are not shown.
     past: what came before, for those that are asked of it.
+    pieces: the frame's rows in parts, in order, to read one by one; none: it is read as a whole.
     """
     schema = dict(frame.collect_schema())
     if rejects is not None and (taken := sorted({"_row", "_reasons"} & set(schema))):
@@ -166,13 +190,12 @@ def checked(
         )
     if past is None:
         refuse_without_lake(expectations)
-    for expectation in expectations:
-        prove(expectation, schema)
-    run = _Run(frame, schema, [Result(each) for each in expectations], personal, past)
+    prove(expectations, schema)
+    run = _Run(frame, pieces, schema, [Result(each) for each in expectations], personal, past)
     try:
         rejected = run.run(rejects)
     except _HasNaN:
-        run = _Run(frame, schema, [Result(each) for each in expectations], personal, past)
+        run = _Run(frame, pieces, schema, [Result(each) for each in expectations], personal, past)
         run.without_nan()
         rejected = run.run(rejects)
     return run.rows, run.results, rejected
@@ -188,13 +211,15 @@ class _Run:
     def __init__(
         self,
         frame: pl.LazyFrame,
+        pieces: Sequence[Piece],
         schema: Mapping[str, pl.DataType],
         results: list[Result],
         personal: set[str],
         past: Past | None,
     ) -> None:
         self.past = past
-        self.frame, self.schema, self.results, self.personal = frame, schema, results, personal
+        self.frame, self.pieces = frame, pieces
+        self.schema, self.results, self.personal = schema, results, personal
         self.rows = 0
         self.hashes: dict[int, np.ndarray[Any, Any]] = {}
         self.hashed: dict[int, Hashes] = {}
@@ -210,7 +235,11 @@ class _Run:
         self.raw, self.floats = set(self.floats), []
         as_they_came = (pl.col(column).alias(_raw(column)) for column in sorted(self.raw))
         made = pl.col(sorted(self.raw)).fill_nan(None)
-        self.frame = self.frame.with_columns(*as_they_came, made)
+        exprs = [*as_they_came, made]
+        self.frame = self.frame.with_columns(exprs)
+        self.pieces = [
+            Piece(each.rows.with_columns(exprs), each.size_bytes) for each in self.pieces
+        ]
 
     def run(self, rejects: Path | None) -> int:
         """Count and explain, in one scan unless only its sums tell which rows are broken; how many
@@ -221,6 +250,8 @@ class _Run:
         if types & {*REPEATED, *AFTERWARDS} or not self.breaks:
             self._judge(self._collected(asked))
             return self._explain(rejects)
+        if self.pieces and not any(measures(result.expectation) for result in self.results):
+            return self._piece_by_piece(asked, rejects)
         return self._at_once(asked, rejects)
 
     def _asked(self) -> dict[str, pl.Expr]:
@@ -239,25 +270,54 @@ class _Run:
 
     def _at_once(self, asked: Mapping[str, pl.Expr], path: Path | None) -> int:
         """Sums and broken rows of one scan, for which each expectation is evaluated once."""
-        marks = {number: breaks.alias(broken_by(number)) for number, breaks in self.breaks.items()}
-        marked = self.frame.with_row_index(_ROW).with_columns(marks.values())
-        sums = dict(asked)
-        for number in marks:
-            sums[f"{number}:broken"] = pl.col(broken_by(number)).sum()
-        rows = _own(marked.filter(pl.any_horizontal(broken_by(number) for number in marks)))
-        if path is None:
-            rows = rows.select(self._shown(marks))
         few = Few()
-        sink = rows.sink_batches(few.take, maintain_order=True, lazy=True)
-        measured = marked.select(expr.alias(name) for name, expr in sums.items())
-        found, _ = pl.collect_all([measured, sink], engine="streaming")
-        self._judge(found.row(0, named=True))
+        self._judge(self._scan(self.frame, asked, few, with_all=path is not None))
         if few.are_too_many:
             return self._explain(path)
         with self._told(path) as told:
             for batch in few.batches:
                 told.take(batch)
             return told.finish()
+
+    def _piece_by_piece(self, asked: Mapping[str, pl.Expr], path: Path | None) -> int:
+        """The same, of some pieces at once; what breaks something is told as each is done."""
+
+        def scan(piece: Piece) -> tuple[dict[str, Any], list[pl.DataFrame]]:
+            few = Few(is_bounded=False)
+            return self._scan(piece.rows, asked, few, with_all=path is not None), few.batches
+
+        total = Counter[str]()
+        largest = max(piece.size_bytes for piece in self.pieces)
+        workers = min(len(self.pieces), max(1, _AT_ONCE // max(1, largest)))
+        with self._told(path) as told:
+            for sums, batches in Threads(workers).run(scan, self.pieces):
+                if sums.get("nan"):
+                    raise _HasNaN
+                for batch in batches:
+                    told.take(batch.with_columns(pl.col(_ROW) + total["rows"]))
+                total.update({name: int(count or 0) for name, count in sums.items()})
+            self._judge(total)
+            return told.finish()
+
+    def _scan(
+        self, frame: pl.LazyFrame, asked: Mapping[str, pl.Expr], few: Few, *, with_all: bool
+    ) -> dict[str, Any]:
+        """What is asked of a frame; its broken rows go to `few`.
+
+        with_all: whether they have all columns, or only what examples need.
+        """
+        marks = {number: breaks.alias(broken_by(number)) for number, breaks in self.breaks.items()}
+        marked = _numbered(frame).with_columns(marks.values())
+        sums = dict(asked)
+        for number in marks:
+            sums[f"{number}:broken"] = pl.col(broken_by(number)).sum()
+        rows = _own(marked.filter(pl.any_horizontal(broken_by(number) for number in marks)))
+        if not with_all:
+            rows = rows.select(self._shown(marks))
+        sink = rows.sink_batches(few.take, maintain_order=True, lazy=True)
+        measured = marked.select(expr.alias(name) for name, expr in sums.items())
+        found, _ = pl.collect_all([measured, sink], engine="streaming")
+        return found.row(0, named=True)
 
     def _told(self, path: Path | None) -> Told:
         writer = None if path is None else RejectsWriter(path, self.schema)
@@ -359,7 +419,7 @@ class _Run:
         if not blamed and path is None:
             return 0
         marks = [self.breaks[n].alias(broken_by(n)) for n in blamed if n in self.breaks]
-        frame = self.frame.with_row_index(_ROW)
+        frame = _numbered(self.frame)
         is_told = all(n in self.breaks for n in blamed)  # which rows break them, by expressions
         if is_told and blamed:
             frame = _own(frame.filter(reduce(or_, (self.breaks[n] for n in blamed))))
@@ -410,6 +470,11 @@ class _Run:
             for column in self.schema
         ]
         return with_reasons(rows, ways).select(pl.col(_ROW).alias("_row"), *raw, "_reasons")
+
+
+def _numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """With each row's number, from 0."""
+    return frame.with_row_index(_ROW).with_columns(pl.col(_ROW).cast(pl.Int64))
 
 
 def _own(rows: pl.LazyFrame) -> pl.LazyFrame:

@@ -27,6 +27,9 @@ _LARGEST = 1 << 127
 """Of the integers that there is a type for."""
 _FEW = 64
 """Values that are compared one by one."""
+_DIGITS = re.compile(r"\^\[0-9\]\{(?P<least>[0-9]{1,4})(?:,(?P<most>[0-9]{1,4}))?\}\$")
+_MOST_DIGITS = 18
+"""That every integer of 64 bits has room for."""
 UNIQUE = "expect_compound_columns_to_be_unique"
 _ABOUT_NULLS = {"expect_column_values_to_not_be_null", "expect_column_values_to_be_null"}
 
@@ -144,7 +147,21 @@ def _greater(columns: _Columns, arguments: _Arguments) -> pl.Expr:
 
 
 def _found(text: pl.Expr, patterns: Sequence[str], match_on: str = "any") -> pl.Expr:
-    return reduce(and_ if match_on == "all" else or_, (text.str.contains(p) for p in patterns))
+    return reduce(and_ if match_on == "all" else or_, (_matches(text, p) for p in patterns))
+
+
+def _matches(text: pl.Expr, pattern: str) -> pl.Expr:
+    digits = _DIGITS.fullmatch(pattern)
+    if digits is None:
+        return text.str.contains(pattern)
+    # Codes of digits are so frequent, and a number so much faster to read than a pattern to match,
+    # that they are read as one; what it may begin with, a sign, sorts before the digits.
+    least = int(digits["least"])
+    most = least if digits["most"] is None else int(digits["most"])
+    if not 0 < least <= most <= _MOST_DIGITS:
+        return text.str.contains(pattern)
+    is_number = text.cast(pl.Int64, strict=False).is_not_null() | text.is_null()
+    return text.str.len_bytes().is_between(least, most) & (text >= "0") & is_number
 
 
 def _regex(columns: _Columns, arguments: _Arguments) -> pl.Expr:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,6 +21,12 @@ if TYPE_CHECKING:  # each takes as long to import as a small table to check
     Data = pl.DataFrame | pl.LazyFrame | pa.Table | Table | Snapshot | str | Path
 
 
+PIECE_BYTES = 32 << 20
+"""As stored, up to which files are read together as one piece."""
+LARGE_BYTES = 128 << 20
+"""From which on a file is read in pieces of its own, by its row groups."""
+_MOST_PARTED = 1000
+"""Files of a partitioned table, each of which is a scan of its own in a piece."""
 _DELIMITED = (".csv", ".csv.gz", ".tsv")
 _LINES = (".jsonl", ".ndjson")
 _TEXTS = (*_DELIMITED, *_LINES)
@@ -41,6 +50,95 @@ def scanned(data: Data) -> pl.LazyFrame:
     return cast("Snapshot", data).scan()
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a table's rows."""
+
+    rows: pl.LazyFrame
+    size_bytes: int
+    """As stored, about."""
+
+
+def in_pieces(data: Data, schema: pl.Schema) -> list[Piece]:
+    """The rows in parts, in order, that take little memory each, where they lie in Parquet files
+    of this machine; else nothing.
+
+    Parameters
+    ----------
+    schema: of `scanned(data)`.
+    """
+    if isinstance(data, str | Path):
+        files = _parquet_files(str(data))
+        sizes = [Path(file).stat().st_size for file in files]
+        found = _pieces(files, sizes, schema)
+    elif hasattr(data, "rows_of") and cast("Snapshot", data).table.lake.is_local:
+        found = _pieces_of(cast("Snapshot", data))
+    else:
+        return []
+    pieces = [Piece(each.rows.select(schema.names()), each.size_bytes) for each in found]
+    return pieces if len(pieces) > 1 else []
+
+
+def _pieces(files: Sequence[str], sizes: Sequence[int], schema: pl.Schema) -> Iterator[Piece]:
+    for group, size in _together(sizes, PIECE_BYTES):
+        paths = [files[at] for at in group]
+        rows = pl.scan_parquet(paths, schema=schema, glob=False)
+        yield from _by_row_groups(Piece(rows, size), paths[0])
+
+
+def _pieces_of(snapshot: Snapshot) -> Iterator[Piece]:
+    files, is_parted = snapshot.files, bool(snapshot.partition_columns)
+    if is_parted and len(files) > _MOST_PARTED:
+        return
+    for group, size in _together([file.size_bytes for file in files], PIECE_BYTES):
+        some = [files[at] for at in group]
+        rows = (
+            pl.concat([snapshot.rows_of(file) for file in some])
+            if is_parted
+            else snapshot.read(some, snapshot.schema.names)
+        )
+        whole = Piece(rows, size)
+        if some[0].deletion is None:  # else rows aren't where they are stored
+            yield from _by_row_groups(whole, f"{snapshot.table.uri}/{some[0].path}")
+        else:
+            yield whole
+
+
+def _together(sizes: Sequence[int], most: int) -> Iterator[tuple[list[int], int]]:
+    """Places of neighbours that come to so much together, one at least, and to how much."""
+    group, held = list[int](), 0
+    for place, size in enumerate(sizes):
+        if group and held + size > most:
+            yield group, held
+            group, held = [], 0
+        group.append(place)
+        held += size
+    if group:
+        yield group, held
+
+
+def _by_row_groups(whole: Piece, path: str) -> Iterator[Piece]:
+    """Pieces of one that is too large, which then is of one file."""
+    if whole.size_bytes <= LARGE_BYTES:
+        yield whole
+        return
+    import pyarrow as pa  # in the time of which 20 MB are checked
+    import pyarrow.parquet as pq
+
+    try:
+        stored = pq.read_metadata(path)
+    except (pa.ArrowException, OSError):
+        yield whole  # whose reader says what is wrong
+        return
+    rows = [stored.row_group(number).num_rows for number in range(stored.num_row_groups)]
+    sizes = [whole.size_bytes * each // max(1, stored.num_rows) for each in rows]
+    begin = 0
+    for group, size in _together(sizes, LARGE_BYTES):
+        count = sum(rows[number] for number in group)
+        yield Piece(whole.rows.slice(begin, count), size)
+        begin += count
+
+
 def _opened(uri: str) -> pl.LazyFrame:
     path = Path(uri)
     if uri.lower().endswith(_DELIMITED):
@@ -53,7 +151,21 @@ def _opened(uri: str) -> pl.LazyFrame:
         return pl.scan_delta(uri)
     if "://" not in uri and "*" not in uri and not path.exists():
         raise ContractError(f"{uri}: there is no such file, folder or table to check")
+    if files := _parquet_files(uri):
+        return pl.scan_parquet(files, glob=False)
     return pl.scan_parquet(f"{uri.rstrip('/')}/**/*.parquet" if path.is_dir() else uri)
+
+
+def _parquet_files(uri: str) -> list[str]:
+    """The files of this machine that it is or picks, in order."""
+    if "://" in uri or uri.lower().endswith(_TEXTS) or _is_delta(uri):
+        return []
+    if Path(uri).is_file():
+        return [uri]
+    is_folder = Path(uri).is_dir()
+    pattern = str(Path(glob.escape(uri), "**", "*.parquet")) if is_folder else uri
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - a pattern may be absolute
+    return sorted(file for file in found if Path(file).is_file())
 
 
 def _is_delta(uri: str) -> bool:
@@ -81,6 +193,11 @@ def _refuse_hidden_rows(uri: str) -> None:
             f"{uri}: polars overlooks deletion vectors of files whose names are quoted; check it "
             "as a table of its lake, or have its engine write it without them"
         )
+
+
+def settled(data: Data) -> Data:
+    """A table's newest version, in the place of the table."""
+    return cast("Table", data).snapshot() if hasattr(data, "snapshot") else data
 
 
 def personal_in(data: Data) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -18,6 +18,7 @@ _OF_VALUES = {
     "expect_column_min_to_be_between",
     "expect_column_max_to_be_between",
 }
+_REFUSALS = (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError)
 _TEXT_ONLY = ("regex", "like_pattern", "strftime", "dateutil", "json", "value_lengths")
 
 
@@ -75,14 +76,37 @@ def _compares(kind: pl.DataType, values: list[Any]) -> bool:
     return True
 
 
-def prove(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> None:
-    """Ask it of no rows and of an empty one, with the columns that the table has.
+def prove(expectations: Iterable[Expectation], schema: Mapping[str, pl.DataType]) -> None:
+    """Ask them of no rows and of an empty one, with the columns that the table has.
 
     Raises
     ------
-    ContractError: a column isn't there, or of a type that it can't be asked of, or the row
-        condition is none.
+    ContractError: of the first that can't be asked: a column isn't there, or of a type that it
+        can't be asked of, or the row condition is none.
     """
+    asked = [(each, found) for each in expectations if (found := _asked(each, schema))]
+    used = {name: schema[name] for each, _ in asked for name in read_by(each)}
+    try:
+        _ask([measure for _, found in asked for measure in found], used)
+    except _REFUSALS:  # of all at once, which is faster, but doesn't say which
+        for expectation, found in asked:
+            _prove_one(expectation, found, schema)
+        raise
+
+
+def prove_contract(contract: Contract) -> None:
+    """`prove` a contract's expectations, of the columns that it gives its table.
+
+    Raises
+    ------
+    ContractError: as `prove`.
+    """
+    empty = pl.DataFrame(pl.from_arrow(contract.arrow_schema().empty_table()))
+    prove(contract.all_expectations, dict(empty.schema))
+
+
+def _asked(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+    """What is asked of rows, where its columns are such as it can be asked of."""
     name = expectation.name
     try:
         names = read_by(expectation) if expectation.kind != "table" else []
@@ -93,33 +117,38 @@ def prove(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> None:
         raise ContractError(f"{name}: a column called {odd[0]!r} stands for several; rename it")
     _check_columns(expectation, schema, names)
     if not names:
-        return
-    kinds = {each: schema[each] for each in dict.fromkeys(names)}
-    empty = pl.DataFrame(schema=kinds)
-    asked = [measure.alias(what) for what, measure in measures(expectation).items()]
-    if expectation.is_about_rows:
-        asked += [looked_at(expectation).sum().alias("looked"), broken(expectation).sum()]
+        return []
     try:
-        for rows in (empty, empty.clear(1)):
-            if asked:
-                rows.select(each.alias(str(place)) for place, each in enumerate(asked))
-    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
-        told = ", ".join(f"{column} {kind}" for column, kind in kinds.items())
-        condition = f" where {expectation.row_condition}" if expectation.row_condition else ""
-        reason = " ".join(str(error).split())[:300]
-        raise ContractError(
-            f"{name}: {expectation.describe().removesuffix(condition)}{condition} can't be asked "
-            f"of {told}: {reason}"
-        ) from error
+        asked = [*measures(expectation).values()]
+        if expectation.is_about_rows:
+            asked += [looked_at(expectation).sum(), broken(expectation).sum()]
+    except _REFUSALS as error:
+        raise _refused(expectation, schema, error) from error
+    return asked
 
 
-def prove_contract(contract: Contract) -> None:
-    """`prove` each of a contract's expectations, of the columns that it gives its table.
+def _ask(asked: Sequence[pl.Expr], schema: Mapping[str, pl.DataType]) -> None:
+    empty = pl.DataFrame(schema=schema)
+    for rows in (empty, empty.clear(1)):
+        rows.select(each.alias(str(place)) for place, each in enumerate(asked))
 
-    Raises
-    ------
-    ContractError: as `prove`.
-    """
-    empty = pl.DataFrame(pl.from_arrow(contract.arrow_schema().empty_table()))
-    for expectation in contract.all_expectations:
-        prove(expectation, dict(empty.schema))
+
+def _prove_one(
+    expectation: Expectation, asked: Sequence[pl.Expr], schema: Mapping[str, pl.DataType]
+) -> None:
+    try:
+        _ask(asked, {name: schema[name] for name in read_by(expectation)})
+    except _REFUSALS as error:
+        raise _refused(expectation, schema, error) from error
+
+
+def _refused(
+    expectation: Expectation, schema: Mapping[str, pl.DataType], error: Exception
+) -> ContractError:
+    told = ", ".join(f"{name} {schema[name]}" for name in dict.fromkeys(read_by(expectation)))
+    condition = f" where {expectation.row_condition}" if expectation.row_condition else ""
+    reason = " ".join(str(error).split())[:300]
+    return ContractError(
+        f"{expectation.name}: {expectation.describe().removesuffix(condition)}{condition} can't be "
+        f"asked of {told}: {reason}"
+    )

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from penstock import contracts as c
 from penstock.contracts import Expectation
-from penstock.errors import ContractError
+from penstock.errors import ContractError, SourceError
 from penstock.lake import Lake
 from penstock.quality import breaking as breaking_module
 from penstock.quality import check, profile
-from penstock.tables import Table, append
+from penstock.quality import data as data_module
+from penstock.tables import Table, append, enable_deletion_vectors, upsert
 
 _EXPECTATIONS = (
     c.expect_column_values_to_not_be_null("n"),
@@ -43,9 +44,7 @@ _ROW = st.tuples(
 )
 
 
-def _told(
-    rows: pl.DataFrame, expectations: list[Expectation], folder: Path
-) -> tuple[str, pl.DataFrame]:
+def _told(rows: Any, expectations: list[Expectation], folder: Path) -> tuple[str, pl.DataFrame]:
     report = check(rows, expectations, rejects=folder / "rejects.parquet")
     said = [result.to_json() for result in report.results]
     return json.dumps([report.rejected, said], default=str), pl.read_parquet(
@@ -71,11 +70,92 @@ def test_one_scan_tells_what_two_tell(
         again, others = _told(frame, expectations, folder)
     assert again == said
     assert others.equals(rejects, null_equal=True)
-    with mock.patch.object(breaking_module, "BATCH_ROWS", 1):
+    with mock.patch.object(breaking_module, "TOLD_ROWS", 1):
         again, others = _told(frame, expectations, folder)
     assert again == said
     assert others.equals(rejects, null_equal=True)
     assert rejects["_row"].is_sorted()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(_ROW, min_size=1, max_size=40),
+    st.lists(st.sampled_from(_EXPECTATIONS), min_size=1, max_size=6, unique_by=lambda e: e.name),
+    st.lists(st.integers(1, 15), min_size=1, max_size=6),
+    st.sampled_from([1, 300, 1 << 30]),
+    st.sampled_from([1, 300, 1 << 30]),
+)
+def test_pieces_tell_what_the_whole_tells(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[tuple[int | None, float | None, str | None]],
+    expectations: list[Expectation],
+    sizes: list[int],
+    together: int,
+    large: int,
+) -> None:
+    frame = pl.DataFrame(rows, {"n": pl.Int64, "x": pl.Float64, "s": pl.String}, orient="row")
+    folder = tmp_path_factory.mktemp("rows")
+    said, rejects = _told(frame, expectations, folder)
+    begin = 0
+    for number, size in enumerate([*sizes, frame.height]):
+        path = folder / "parts" / f"{number}.parquet"
+        frame[begin : begin + size].write_parquet(path, row_group_size=3, mkdir=True)
+        begin += size
+    with (
+        mock.patch.object(data_module, "PIECE_BYTES", together),
+        mock.patch.object(data_module, "LARGE_BYTES", large),
+    ):
+        again, others = _told(folder / "parts", expectations, folder)
+    assert again == said
+    assert others.equals(rejects, null_equal=True)
+
+
+@pytest.mark.parametrize("parts", [(), ("day",)])
+def test_pieces_of_a_table_tell_what_the_whole_tells(
+    parts: tuple[str, ...], lake: Lake, tmp_path: Path
+) -> None:
+    table = Table(lake, "d/t")
+    for first in range(0, 4000, 1000):
+        rows = pl.DataFrame({"n": range(first, first + 1000)})
+        append(table, rows.with_columns(day=pl.col("n") // 500, x=0.5), partition_by=parts)
+    enable_deletion_vectors(table)
+    upsert(table, pl.DataFrame({"n": range(900, 1100)}).with_columns(day=0, x=-1.0), ["n"])
+    assert any(file.deletion for file in table.snapshot().files)
+    wanted = [
+        c.expect_column_values_to_be_between("n", 10, 3500),
+        c.expect_column_values_to_be_between("x", 0),
+        c.expect_column_values_to_be_in_set("day", [*range(7)], severity="warn"),
+    ]
+    with (
+        mock.patch.object(data_module, "PIECE_BYTES", 1),
+        mock.patch.object(data_module, "LARGE_BYTES", 1),
+    ):
+        said, rejects = _told(table, wanted, tmp_path)
+    with mock.patch("penstock.quality.checking.in_pieces", lambda *_: []):
+        whole, others = _told(table, wanted, tmp_path)
+
+    assert json.loads(said)[0] == 10 + 499 + 200
+    counts = [(each["unexpected_count"], each["element_count"]) for each in _results(said)]
+    assert counts == [(each["unexpected_count"], 4000) for each in _results(whole)]
+    assert rejects.drop("_row").sort("n").equals(others.drop("_row").sort("n"))
+    assert rejects["_row"].is_sorted() and rejects["_row"].n_unique() == rejects.height
+
+
+def _results(said: str) -> list[dict[str, Any]]:
+    return [each["result"] for each in json.loads(said)[1]]
+
+
+def test_a_file_that_is_no_parquet_is_told(tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    pl.DataFrame({"n": [1, 2]}).write_parquet(rows / "1.parquet", mkdir=True)
+    (rows / "2.parquet").write_bytes(b"PAR1 is how it begins, and no more")
+    with (
+        mock.patch.object(data_module, "PIECE_BYTES", 1),
+        mock.patch.object(data_module, "LARGE_BYTES", 1),
+        pytest.raises(SourceError, match="can't be read"),
+    ):
+        check(rows, [_EXPECTATIONS[0]], rejects=tmp_path / "bad" / "rejects.parquet")
+    assert not [*(tmp_path / "bad").iterdir()]
 
 
 def test_a_table_that_is_broken_all_over_is_told_whole(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import polars as pl
@@ -35,6 +36,34 @@ def test_integers_are_held_against_floats_exactly(values: list[int], bound: floa
         sum(value > exact for value in values),
         sum(value <= exact for value in values),
     ]
+
+
+_CODE = st.none() | st.text(st.sampled_from("0123456789+-_., :/eExX\n\0é１٣\u200b"), max_size=20)
+
+
+@given(
+    st.lists(_CODE, min_size=1, max_size=20),
+    st.sampled_from(
+        ["{5}", "{1,2}", "{3,18}", "{18}", "{1,19}", "{0,3}", "{2,1}", "{4,}", "+", ""]
+    ),
+)
+@example(["9" * 18, "0" * 18, "-" + "1" * 17, "+1", "1 ", "٣", None], "{1,18}")
+def test_codes_of_digits_are_what_the_pattern_says(codes: list[str | None], times: str) -> None:
+    frame = pl.DataFrame({"s": codes}, schema={"s": pl.String})
+    pattern = f"^[0-9]{times}$"
+    if times == "{2,1}":
+        with pytest.raises(ContractError):
+            c.expect_column_values_to_match_regex("s", pattern)
+        return
+    wanted = [
+        c.expect_column_values_to_match_regex("s", pattern),
+        c.expect_column_values_to_not_match_regex("s", pattern),
+    ]
+    there = [code for code in codes if code is not None]
+    fit = sum(re.fullmatch(pattern[1:-1], code, re.ASCII) is not None for code in there)
+    told = check(frame, wanted).results
+    assert [result.looked_at for result in told] == [len(there)] * 2
+    assert [result.broken for result in told] == [len(there) - fit, fit]
 
 
 @pytest.mark.parametrize("kind", [pl.Int8, pl.Int16, pl.Int32, pl.UInt32])
