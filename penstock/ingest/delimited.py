@@ -35,6 +35,8 @@ _DELIMITERS = ",;\t|"
 _SNIFFED_BYTES = 16 << 10
 _FEWEST_SNIFFED = 3
 """Lines that must show a sign for it to be the file's."""
+_RUN_ROWS = 512
+"""A piece, on average, from which on its rows are not copied but cut out."""
 _THREADS = max(1, (os.cpu_count() or 1) // 2)
 """That parse one file; as many write what was parsed, and more."""
 
@@ -175,8 +177,11 @@ def _taken_apart(header: Header, body: bytes | memoryview, mark: str, count: int
         raise Unmarked
     at = at[~is_mark]
     piece, bad_piece = (np.searchsorted(marks, rows) - 1 for rows in (at, bad))
-    # Of one piece, marks are the first row and the last: no need to copy what is between.
-    rows = table[1:-1] if count == 1 else table.filter(pa.array(~is_mark))
+    if len(at) >= _RUN_ROWS * count:  # no need to copy what is between the marks
+        ends = np.flatnonzero(is_mark).tolist()
+        rows = pa.concat_tables(table[a + 1 : b] for a, b in itertools.pairwise(ends))
+    else:
+        rows = table.filter(pa.array(~is_mark))
     return Rows(
         rows,
         piece,

@@ -62,6 +62,10 @@ _MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _UTF8 = ("utf8", "utf-8", "u8", "utf_8", "utf-8-sig", "ascii")
 
 
+_Member = tuple[PlannedFile, memoryview, str]
+"""A file, its rows as text, and its checksum."""
+
+
 @dataclass(frozen=True, slots=True)
 class TooLarge:
     """A compressed file that unfolds to more than is read at once."""
@@ -75,7 +79,7 @@ def read_small(
     """Whole files: tables of rows of one or several, all rows of a file in one table, and a result
     for each file.
     """
-    groups: dict[Header, list[tuple[PlannedFile, bytes, str]]] = {}
+    groups: dict[Header, list[_Member]] = {}
     paths = [file.path for file in files]
     media_files, held = list[Sighted](), 0
     for file, got in zip(files, folder.fetch(paths), strict=True):
@@ -102,7 +106,8 @@ def read_small(
                     continue
                 check_text(text, file.path)
                 header = delimited.header_of(source, _head_of(text), file.path)
-            groups.setdefault(header, []).append((file, text[header.length_bytes :], found))
+            rows = memoryview(text)[header.length_bytes :]
+            groups.setdefault(header, []).append((file, rows, found))
         except UnreadableFile as error:
             yield failed(file, error)
     if media_files:
@@ -294,7 +299,7 @@ def _head(source: Source, raw: _Hashing, file: PlannedFile) -> bytes:
 
 
 def _together(
-    source: Source, header: Header, members: list[tuple[PlannedFile, bytes, str]]
+    source: Source, header: Header, members: list[_Member]
 ) -> Iterator[pa.Table | FileResult]:
     """CSV files of one header, parsed as one; where that fails, each by itself."""
     try:
@@ -306,7 +311,8 @@ def _together(
             return
         file, text, _ = members[0]
         if isinstance(error, Unmarked):
-            problem = delimited.unclosed(header, file.path, text, 2 if source.header else 1)
+            line = 2 if source.header else 1
+            problem = delimited.unclosed(header, file.path, bytes(text), line)
         else:
             problem = UnreadableFile(f"{file.path}: {str(error).splitlines()[0]}")
         yield failed(file, problem)

@@ -67,7 +67,7 @@ TASK_BYTES = 16 << 20
 _TASK_FILES = 4000
 _LINEAGE = ("_source_file", "_source_row", "_ingested_at", "_batch")
 _ATTEMPTS = 8
-_WORKERS = min(8, (os.cpu_count() or 1) + 1)
+_WORKERS = min(8, max(2, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,6 +538,9 @@ class _Worker:
         self._key = Table(lake, source.table).key
         self._shared: dict[pa.Schema, Stager] = {}
         """By schema: files with columns that others lack lie in Parquet files of their own."""
+        # Of text as it came, bounds tell readers little, and take a fifth of the writing.
+        contract = source.contract
+        self._bounded = [*_LINEAGE, contract.column(contract.event_time).raw_name]
         self.added = set[str]()
         self.staged: list[StagedFile] = []
         self.results: list[FileResult] = []
@@ -613,17 +616,16 @@ class _Worker:
 
     def _stager_of(self, columns: pa.Schema) -> Stager:
         schema = self._schema_of(columns)
-        # Of text as it came, bounds tell readers little, and take a fifth of the writing.
-        bounded = [
-            *_LINEAGE,
-            self._source.contract.column(self._source.contract.event_time).raw_name,
-        ]
-        return Stager(self._lake, self._source.table, schema, file_bytes=1 << 62, bounded=bounded)
+        return Stager(
+            self._lake, self._source.table, schema, file_bytes=1 << 62, bounded=self._bounded
+        )
 
     def _stager(self, table: pa.Table) -> Stager:
         schema = self._schema_of(table.schema)
         if schema not in self._shared:
-            self._shared[schema] = Stager(self._lake, self._source.table, schema)
+            self._shared[schema] = Stager(
+                self._lake, self._source.table, schema, bounded=self._bounded
+            )
         return self._shared[schema]
 
     def _schema_of(self, columns: pa.Schema) -> pa.Schema:

@@ -109,8 +109,15 @@ class Absent:
             )
         self._keys = keys.cast(kind, strict=False).drop_nulls().sort()
 
-    def mark(self, chunk: pl.DataFrame) -> pl.Series:
+    def prepared(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """What `mark` gives, as no row's depends on another."""
+        return self._missing(chunk).to_frame("missing")
+
+    def mark(self, prepared: pl.DataFrame) -> pl.Series:
         """Whether each row's value is missing there; of null, nothing is said."""
+        return prepared["missing"]
+
+    def _missing(self, chunk: pl.DataFrame) -> pl.Series:
         values, keys = chunk[self._column], self._keys
         if keys.is_empty():
             return values.is_not_null()

@@ -9,6 +9,7 @@ import polars as pl
 
 from penstock.contracts import Column
 
+_PLAIN = "%Y-%m-%d %H:%M:%S"
 _TIMESTAMPS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 _ZONED_TIMESTAMPS = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f%#z")
 
@@ -72,7 +73,10 @@ _FLOATS = (lambda text: text.str.strip_chars(),)
 
 def _timestamps(raw: pl.Series) -> pl.Series:
     """By the format that most columns have; the others only see what it leaves."""
-    found = _parsed(raw, _TIMESTAMPS[0])
+    # Without a fraction a time is read several times as fast, and each anew faster than from a
+    # cache, which pays where few differ.
+    found = raw.str.to_datetime(_PLAIN, time_unit="us", strict=False, cache=False)
+    found = found.dt.replace_time_zone("UTC")
     for form in (*_TIMESTAMPS, *_ZONED_TIMESTAMPS):
         rows = (raw.is_not_null() & found.is_null()).arg_true()
         if not len(rows):

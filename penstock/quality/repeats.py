@@ -13,6 +13,8 @@ import polars as pl
 
 from penstock.quality.compiled import SOURCE_FILE
 
+_HERE = "here"
+
 
 class Repeats:
     """Marks repeated rows; chunks come in the order of a file's rows, file after file."""
@@ -22,14 +24,17 @@ class Repeats:
         self._file: str | None = None
         self._seen = pl.DataFrame(schema={"a": pl.UInt64, "b": pl.UInt64})
 
-    def mark(self, chunk: pl.DataFrame) -> pl.Series:
-        """Whether each row of a chunk equals an earlier one of its file; nulls are equal."""
-        if chunk.is_empty():
-            return pl.Series([], dtype=pl.Boolean)
+    def prepared(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """The rows' keys, their files, and which equal an earlier one of the chunk."""
         compared = chunk.select(self._columns)
         keys = pl.DataFrame({"a": compared.hash_rows(1), "b": compared.hash_rows(2)})
-        files = chunk[SOURCE_FILE]
-        repeated = self._repeated_here(keys)
+        return keys.with_columns(chunk[SOURCE_FILE], self._repeated_here(keys).alias(_HERE))
+
+    def mark(self, prepared: pl.DataFrame) -> pl.Series:
+        """Whether each row of a chunk equals an earlier one of its file; nulls are equal."""
+        if prepared.is_empty():
+            return pl.Series([], dtype=pl.Boolean)
+        keys, files, repeated = prepared["a", "b"], prepared[SOURCE_FILE], prepared[_HERE]
         if files[0] == self._file:
             repeated = repeated | self._repeats_earlier(keys, int((files == self._file).sum()))
         self._keep(keys, files)

@@ -155,12 +155,11 @@ class _Replaying:
             stays = rows.select(self._stays().alias("stays")).to_series()
             kept.append(rows.filter(stays))
             looked = rows.filter(~stays)
-            split = splitter.split(
-                looked.with_columns(
-                    *(_value(column) for column in self.contract.columns),
-                    _error=pl.lit(None, pl.String),
-                )
+            again = looked.with_columns(
+                *(_value(column) for column in self.contract.columns),
+                _error=pl.lit(None, pl.String),
             )
+            split = splitter.split(splitter.evaluated(again))
             if split is None:
                 continue
             accepted, rejected = split
@@ -236,10 +235,14 @@ class _Known:
         self._table = table
         self._sent: pl.DataFrame | None = None
 
-    def mark(self, chunk: pl.DataFrame) -> pl.Series:
+    def prepared(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """The values that are compared."""
+        return chunk.select(self._columns)
+
+    def mark(self, prepared: pl.DataFrame) -> pl.Series:
         """Whether each row repeats another."""
-        compared = chunk.select(self._columns).with_row_index(_PLACE)
-        files = chunk[SOURCE_FILE].unique()
+        compared = prepared.with_row_index(_PLACE)
+        files = prepared[SOURCE_FILE].unique()
         there = (
             self._table.scan()
             .filter(pl.col(SOURCE_FILE).is_in(files.implode()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import polars as pl
@@ -19,13 +20,31 @@ PROVENANCE = ("_source_file", "_source_row", "_ingested_at", "_batch")
 
 
 class Marker(Protocol):
-    """Says of rows whether they break a promise; of each chunk once, in order."""
+    """Says of rows whether they break a promise that is not theirs alone."""
 
-    def mark(self, chunk: pl.DataFrame) -> pl.Series: ...
+    def prepared(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """What `mark` needs of a chunk; several may be asked for at once, in any order."""
+        ...
+
+    def mark(self, prepared: pl.DataFrame) -> pl.Series:
+        """Whether each row breaks it; asked of each chunk once, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A chunk of rows, and all that can be said of it without the others."""
+
+    marked: pl.DataFrame
+    """Typed and raw columns, and which are uncast and what is broken."""
+    prepared: Mapping[str, pl.DataFrame]
+    """For each marker, by name."""
 
 
 class Splitter:
     """Evaluates all that a contract expects of rows, chunk by chunk, and counts.
+
+    A chunk is `evaluated`, which is most of the work, and then `split`.
 
     Parameters
     ----------
@@ -45,12 +64,8 @@ class Splitter:
         self.rejected: dict[str, int] = {}
         """By source file."""
 
-    def split(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame] | None:
-        """Evaluate everything on the rows: those accepted, and those rejected with the reasons."""
-        if raw.is_empty():
-            return None
-        if self.past is not None:
-            self.past.saw(raw["_rescued"])
+    def evaluated(self, raw: pl.DataFrame) -> Evaluated:
+        """Evaluate what each row says for itself; of several chunks at once, as may be."""
         columns = self.contract.columns
         frame = raw.select(
             *(typed(column) for column in columns),
@@ -70,8 +85,23 @@ class Splitter:
                 for rule in rules
             ),
         ]
-        marked = frame.with_columns(*marks)
-        repeats = [self.repeats[rule].mark(frame).alias(f"repeat:{rule}") for rule in self.repeats]
+        prepared = {rule: marker.prepared(frame) for rule, marker in self.repeats.items()}
+        return Evaluated(frame.with_columns(*marks), prepared)
+
+    def split(self, chunk: Evaluated) -> tuple[pl.DataFrame, pl.DataFrame] | None:
+        """The rows that are accepted, and those rejected, with the reasons; of each chunk once, in
+        order.
+        """
+        columns, marked = self.contract.columns, chunk.marked
+        rules = [result for result in self.results if result.expectation.is_about_rows]
+        if marked.is_empty():
+            return None
+        if self.past is not None:
+            self.past.saw(marked["_rescued"])
+        repeats = [
+            marker.mark(chunk.prepared[rule]).alias(f"repeat:{rule}")
+            for rule, marker in self.repeats.items()
+        ]
         marked = marked.with_columns(*repeats).with_columns(
             (pl.col(f"broken:{rule}") & pl.col(f"repeat:{rule}")).alias(f"broken:{rule}")
             for rule in self.repeats

@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from penstock.contracts import Contract
+from penstock.engines import Threads
 from penstock.errors import CommitConflict, ContractError
 from penstock.ingest.formats import raw_type
 from penstock.ingest.ledger import mend_ledger, read_ledger
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 5
 PASS_ROWS = 100_000
 """Rows evaluated at once."""
+_EVALUATED = 2
+"""Chunks at once; each is many columns' work for the cores."""
 _PASS_BYTES = 64 << 20
 """As stored, that are evaluated at once where rows hold the bytes of files."""
 LEDGER = pa.schema(
@@ -218,11 +221,11 @@ class _Batch:
             Stager(lake, contract.table, table.schema) as good,
             Stager(lake, rejects.table.name, rejects.schema) as bad,
         ):
-            # Rows are written while the next ones are evaluated.
+            # Rows are written while the next ones are told apart and those after them evaluated.
             with ThreadPoolExecutor(1, thread_name_prefix="penstock-validate") as writer:
                 written: Future[None] | None = None
-                for raw in self._raw_frames():
-                    split = self.rows.split(raw)
+                for chunk in Threads(_EVALUATED).run(self.rows.evaluated, self._raw_frames()):
+                    split = self.rows.split(chunk)
                     if written is not None:
                         written.result()
                     written = writer.submit(_write, split, good, bad) if split else None
