@@ -42,7 +42,7 @@ def upsert(
     """
     given = _frame(rows)
     _check_key(table, given, list(key))
-    snapshot = table.create(as_stored(given.to_arrow().schema), of_rows=True)
+    snapshot = table.create(as_stored(given.clear().to_arrow().schema), of_rows=True)
     given = _as_keys_of(snapshot, given, list(key))
     doomed = expression_of(delete_where) if delete_where is not None else pl.lit(value=False)
     merge = _Merge(table, given, list(key), given.filter(~doomed))
@@ -169,7 +169,9 @@ def _check_key(table: Table, rows: pl.DataFrame, key: list[str]) -> None:
         raise LakeError(f"{table.name}: upsert: the rows have no column {', '.join(missing)}")
     if rows.select(pl.any_horizontal(pl.col(key).is_null().any())).item():
         raise LakeError(f"{table.name}: upsert: a key ({', '.join(key)}) is null")
-    twice = rows.filter(pl.struct(key).is_duplicated()).select(key).unique()
+    ordered = rows.select(key).sort(key)  # which takes a tenth of the memory of a set of them
+    is_again = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift()) for name in key)
+    twice = ordered.filter(is_again).unique()
     if twice.height:
         raise LakeError(
             f"{table.name}: upsert: {twice.height:,} keys are there twice, such as "
