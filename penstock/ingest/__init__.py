@@ -8,15 +8,17 @@ read.py        rows as text, all of a file or none of it; formats.py, delimited.
                archives.py, media.py
 poison.py      files that kill whoever reads them, found and set aside
 notifications.py  messages in the place of a listing
-run.py         workers stage Parquet files; one Delta commit names them and carries the batch number
+run.py         batch after batch; one Delta commit names its files and carries the batch number
+work.py        workers that read a batch's files and stage Parquet files
 metrics.py     what runs did, for Prometheus
 ledger.py      which files were read, with rows or the error; mended after any crash
 """
 
 from penstock.ingest.change_feeds import DeltaSource
 from penstock.ingest.databases import DatabaseSource
-from penstock.ingest.run import IngestReport, Progress, batches, ingest, waiting_files
+from penstock.ingest.run import IngestReport, batches, ingest, waiting_files
 from penstock.ingest.source import Source
+from penstock.ingest.work import Progress
 
 __all__ = [
     "DatabaseSource",

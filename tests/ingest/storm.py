@@ -31,6 +31,7 @@ from penstock.ingest import Source, ingest
 from penstock.ingest import ledger as ledger_module
 from penstock.ingest import plan as plan_module
 from penstock.ingest import run as run_module
+from penstock.ingest import work as work_module
 from penstock.ingest.ledger import mend_ledger, read_ledger
 from penstock.quality import validation as validation_module
 from penstock.tables import optimize, upsert, vacuum
@@ -39,8 +40,8 @@ from tests.conftest import HEADER, ORDERS, order
 
 STEPS: dict[str, tuple[Any, str]] = {
     "before the plan is put": (plan_module.Plan, "to_parquet"),
-    "before files are read": (run_module, "_read_all"),
-    "while a worker reads": (run_module._Worker, "_small"),
+    "before files are read": (run_module, "read_all"),
+    "while a worker reads": (work_module.Worker, "_small"),
     "while a file is staged": (table_module.StagedFile, "__init__"),
     "before the ledger's rows are staged": (run_module, "stage_results"),
     "at a commit": (table_module, "put_entry"),

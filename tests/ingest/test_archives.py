@@ -13,7 +13,7 @@ import pytest
 from penstock import validate
 from penstock.ingest import archives, ingest
 from penstock.ingest import read as read_module
-from penstock.ingest import run as run_module
+from penstock.ingest import work as work_module
 from penstock.ingest.plan import PlannedFile
 from tests.conftest import HEADER, Shop, order
 
@@ -179,7 +179,7 @@ def test_a_packed_member_is_streamed(shop: Shop, monkeypatch: pytest.MonkeyPatch
         asked.append(file.path)
         return streamed(source, folder, file)  # pyright: ignore
 
-    monkeypatch.setattr(run_module, "read_large", noted)
+    monkeypatch.setattr(work_module, "read_large", noted)
     archive(shop.raw / "all.zip", a__csv__gz=gzip.compress(orders(0).encode()))
 
     assert ingest(shop.lake, shop.source).rows_read == 3

@@ -16,6 +16,7 @@ from penstock.ingest import delimited as delimited_module
 from penstock.ingest import ingest
 from penstock.ingest import read as read_module
 from penstock.ingest import run as run_module
+from penstock.ingest import work as work_module
 from penstock.ingest.ledger import read_ledger, unread_files
 from penstock.storage.sources import SourceFolder
 from tests.conftest import HEADER, ORDERS, Shop, order
@@ -133,7 +134,7 @@ def test_a_gzip_cut_short_is_recorded_and_none_of_its_rows_is_in(shop: Shop) -> 
 def test_a_large_file_that_is_damaged_leaves_nothing_staged(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    module = run_module if limit == "SMALL_BYTES" else read_module
+    module = work_module if limit == "SMALL_BYTES" else read_module
     monkeypatch.setattr(module, limit, 1000)
     monkeypatch.setattr(delimited_module, "PIECE_BYTES", 1 << 16)
     text = HEADER + "".join(f"{order(n)}\n" for n in range(20_000))
@@ -177,7 +178,7 @@ def test_rows_with_too_few_or_too_many_fields_are_rejected_with_their_text(shop:
 def test_numbers_of_malformed_rows_hold_across_blocks(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "SMALL_BYTES", 0)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", 0)
     monkeypatch.setattr(delimited_module, "PIECE_BYTES", 4096)
     rows = [order(n) if n % 97 else f"o{n},bad" for n in range(1, 3001)]
     shop.write("a.csv", *rows)
@@ -233,7 +234,7 @@ def test_a_file_that_vanishes_after_it_was_listed_is_recorded(
 ) -> None:
     doomed = shop.write_orders("bad.csv", 3)
     _when_read(monkeypatch, lambda: doomed.unlink(missing_ok=True))
-    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", small_bytes)
 
     assert _only_error(shop) == "bad.csv: it vanished after it was listed"
 
@@ -243,7 +244,7 @@ def test_a_file_whose_store_failed_is_tried_again_as_it_is(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
 ) -> None:
     shop.write_orders("a.csv", 3)
-    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", small_bytes)
     reset = ConnectionResetError("connection reset by peer")
 
     def failing(*_: object) -> object:
@@ -291,7 +292,7 @@ def test_a_file_that_grows_while_it_is_read_comes_in_once(
 ) -> None:
     shop = shop.with_source(on_change="append")
     path = shop.write_orders("a.csv", 3)
-    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", small_bytes)
 
     def grow() -> None:
         with path.open("a") as file:
@@ -315,7 +316,7 @@ def test_a_plan_over_another_folder_is_not_taken_for_this_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_read_all", killed)
+        patch.setattr(run_module, "read_all", killed)
         with pytest.raises(KeyboardInterrupt):
             ingest(shop.lake, shop.source)
     (tmp_path / "other").mkdir()

@@ -17,7 +17,7 @@ from penstock.errors import UnreadableFile
 from penstock.ingest import IngestReport, Source, ingest
 from penstock.ingest import delimited as delimited_module
 from penstock.ingest import read as read_module
-from penstock.ingest import run as run_module
+from penstock.ingest import work as work_module
 from penstock.ingest.delimited import header_of, parse, stream
 from tests.conftest import ORDERS, S3Server, Shop, order
 
@@ -74,7 +74,7 @@ def test_a_file_cut_into_pieces_is_the_same(rows: list[tuple[str, ...]], piece: 
 def test_values_of_many_lines_are_no_end_of_a_piece(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "SMALL_BYTES", 0)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", 0)
     monkeypatch.setattr(delimited_module, "PIECE_BYTES", 4096)
     log = "a line\n" * 500
     shop.write("a.csv", *(order(n).replace(f"p{n % 7}", f'"{log}"') for n in range(40)))
@@ -87,7 +87,7 @@ def test_values_of_many_lines_are_no_end_of_a_piece(
 def test_a_header_may_be_long(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
 ) -> None:
-    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", small_bytes)
     more = [f"one_of_many_columns_{n}" for n in range(10_000)]
     header = f"id,product,units,price,at,email,{','.join(more)}\n"
     shop.write("a.csv", *(order(n) + ",1" * 10_000 for n in range(3)), header=header)
@@ -103,7 +103,7 @@ def test_a_large_file_of_a_bucket_is_streamed(
 ) -> None:
     import boto3
 
-    monkeypatch.setattr(run_module, "SMALL_BYTES", 0)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", 0)
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     bucket = boto3.resource("s3", endpoint_url=s3_server.endpoint).Bucket(s3_server.new_bucket())
@@ -126,7 +126,7 @@ def test_a_quote_within_a_value_is_a_character(shop: Shop, monkeypatch: pytest.M
     expected = [f'{n}" nail' for n in range(300)] + ["p0", "a,\nb", '7" nail']
     assert rows["product"].to_list() == expected
 
-    monkeypatch.setattr(run_module, "SMALL_BYTES", 0)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", 0)
     monkeypatch.setattr(delimited_module, "PIECE_BYTES", 512)
     again = dataclasses.replace(shop, source=dataclasses.replace(shop.source, table="shop/other"))
     _ingested(again)
@@ -142,7 +142,7 @@ def test_a_quote_within_a_value_is_a_character(shop: Shop, monkeypatch: pytest.M
 def test_a_quote_that_never_closes_is_found(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
 ) -> None:
-    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", small_bytes)
     monkeypatch.setattr(delimited_module, "PIECE_BYTES", 4096)
     rows = [order(n) for n in range(2000)]
     rows[5] = 'o5,"two\nlines",2,1.5,2024-03-01,x'
@@ -158,7 +158,7 @@ def test_a_quote_that_never_closes_is_found(
 
 
 def test_a_row_longer_than_memory_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "SMALL_BYTES", 0)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", 0)
     monkeypatch.setattr(delimited_module, "PIECE_BYTES", 4096)
     shop.write("bad.csv", order(1) + "x" * 200_000)
 
@@ -186,7 +186,7 @@ def test_every_kind_of_line_end(shop: Shop, end: str) -> None:
 def test_a_byte_order_mark_says_the_encoding(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, encoding: str, small_bytes: int
 ) -> None:
-    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", small_bytes)
     text = "id,product,units,price,at,email\no1,Käse,1,1.0,2024-03-01,x\n"
     (shop.raw / "a.csv").write_bytes(text.encode(encoding))
 
@@ -261,7 +261,7 @@ def test_the_quote_and_the_escape_are_found(
     read: str,
     small_bytes: int,
 ) -> None:
-    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", small_bytes)
     rows = [f"o{n},{value},1,1.0,2024-03-01,x" for n in range(3)]
     shop.write("a.csv", *rows, **({"header": header} if header else {}))
     shop.write_orders("b.csv", 1, first=7)
@@ -275,7 +275,7 @@ def test_the_quote_and_the_escape_are_found(
 def test_a_later_line_that_is_quoted_in_another_way_is_an_error(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
 ) -> None:
-    monkeypatch.setattr(run_module, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", small_bytes)
     rows = [f"o{n},'p{n}',1,1.0,2024-03-01,x" for n in range(1000)]
     odd = [f"k{n},'tis{n},1,1.0,2024-03-01,x" for n in range(4)]
     shop.write("a.csv", *rows, *odd)

@@ -150,7 +150,7 @@ def test_a_run_killed_at_any_point_doubles_and_loses_nothing(
     with monkeypatch.context() as patch:
         match point:
             case "after the plan":
-                patch.setattr(run_module, "_read_all", _killed)
+                patch.setattr(run_module, "read_all", _killed)
             case "before the commit":
                 patch.setattr(run_module, "stage_results", _killed)
             case _:

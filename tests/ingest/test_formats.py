@@ -21,7 +21,7 @@ from penstock.contracts import Column, Contract
 from penstock.errors import ContractError
 from penstock.ingest import formats as formats_module
 from penstock.ingest import ingest
-from penstock.ingest import run as run_module
+from penstock.ingest import work as work_module
 from tests.conftest import ORDERS, Shop, order, utc
 
 _ROWS = pl.DataFrame(
@@ -191,7 +191,7 @@ def test_a_large_parquet_file_comes_in_batches(shop: Shop, tmp_path: Path) -> No
 def test_new_columns_are_added_where_the_contract_says_so(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
 ) -> None:
-    monkeypatch.setattr("penstock.ingest.run.SMALL_BYTES", small_bytes)
+    monkeypatch.setattr("penstock.ingest.work.SMALL_BYTES", small_bytes)
     shop = shop.with_source(contract=dataclasses.replace(ORDERS, unknown_columns="add"))
     shop.write_orders("a.csv", 2)
     ingest(shop.lake, shop.source)
@@ -252,7 +252,7 @@ def test_a_byte_order_mark_is_no_text_however_large_the_file(
         )
     shop = shop.with_source(format=form, contract=contract)
     for number, size in enumerate((8 << 20, 0)):
-        monkeypatch.setattr(run_module, "SMALL_BYTES", size)
+        monkeypatch.setattr(work_module, "SMALL_BYTES", size)
         (shop.raw / f"{number}.{form}").write_text(line, encoding=encoding)
         assert ingest(shop.lake, shop.source).failed == {}
     with zipfile.ZipFile(shop.raw / "all.zip", "w") as archive:

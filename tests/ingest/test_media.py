@@ -15,7 +15,7 @@ from penstock.contracts import Column, Contract, file_columns
 from penstock.errors import SourceError
 from penstock.ingest import Source, ingest, media
 from penstock.ingest import read as read_module
-from penstock.ingest import run as run_module
+from penstock.ingest import work as work_module
 from penstock.lake import Lake
 from penstock.tables import Table
 from tests.conftest import Shop, order
@@ -37,7 +37,7 @@ def test_a_binary_file_is_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
 ) -> None:
     if is_large:
-        monkeypatch.setattr(run_module, "SMALL_BYTES", 0)
+        monkeypatch.setattr(work_module, "SMALL_BYTES", 0)
         monkeypatch.setattr(read_module, "SMALL_BYTES", 0)
     raw, lake = tmp_path / "raw", Lake(tmp_path / "lake")
     first = png(raw / "cats" / "1.png", 40, 30)
@@ -83,7 +83,7 @@ def test_without_a_content_column_the_bytes_stay_where_they_are(tmp_path: Path) 
 def test_of_a_file_too_large_to_keep_there_is_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "SMALL_BYTES", 100)
+    monkeypatch.setattr(work_module, "SMALL_BYTES", 100)
     monkeypatch.setattr(read_module, "CONTENT_BYTES", 1000)
     monkeypatch.setattr(media, "HEAD_BYTES", 500)
     raw, lake = tmp_path / "raw", Lake(tmp_path / "lake")

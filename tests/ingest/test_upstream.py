@@ -19,6 +19,7 @@ from penstock.contracts import Column, Contract
 from penstock.errors import SourceError
 from penstock.ingest import DatabaseSource, DeltaSource, ingest, waiting_files
 from penstock.ingest import run as run_module
+from penstock.ingest import work as work_module
 from penstock.tables import Snapshot, Table
 
 SALES = Contract(
@@ -156,7 +157,7 @@ def test_a_large_table_comes_as_a_stream(
         connection.execute(
             "INSERT INTO sales SELECT range, 'p', 1, TIMESTAMP '2024-01-01' FROM range(300000)"
         )
-    monkeypatch.setattr(run_module, "FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(work_module, "FILE_BYTES", 1 << 20)
 
     report = ingest(lake, source_of(f"duckdb:///{path}"))
 
