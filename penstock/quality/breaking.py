@@ -32,19 +32,17 @@ class Few:
     """Broken rows that come while all rows are counted, as long as they are few.
 
     Who takes them has to be quick: whatever the scan has read waits for it in memory.
-
-    is_bounded: whether more than `FEW` are too many.
     """
 
-    def __init__(self, *, is_bounded: bool = True) -> None:
+    def __init__(self) -> None:
         self.batches, self.are_too_many = list[pl.DataFrame](), False
-        self._is_bounded, self._bytes = is_bounded, 0
+        self._bytes = 0
 
     def take(self, rows: pl.DataFrame) -> bool:
         """Hold rows; whether no more are wanted."""
         self._bytes += int(rows.estimated_size())
         self.batches.append(rows)
-        if self._is_bounded and self._bytes > FEW:
+        if self._bytes > FEW:
             self.batches, self.are_too_many = [], True
         return self.are_too_many
 

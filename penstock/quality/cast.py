@@ -76,7 +76,8 @@ def _timestamps(raw: pl.Series) -> pl.Series:
     # Without a fraction a time is read several times as fast, and each anew faster than from a
     # cache, which pays where few differ.
     found = raw.str.to_datetime(_PLAIN, time_unit="us", strict=False, cache=False)
-    found = found.dt.replace_time_zone("UTC")
+    # It takes a year of `--24` for one; what begins with no digit is left to the other formats.
+    found = found.dt.replace_time_zone("UTC").set(raw < "0", None)
     for form in (*_TIMESTAMPS, *_ZONED_TIMESTAMPS):
         rows = (raw.is_not_null() & found.is_null()).arg_true()
         if not len(rows):

@@ -281,18 +281,22 @@ class _Run:
 
     def _piece_by_piece(self, asked: Mapping[str, pl.Expr], path: Path | None) -> int:
         """The same, of some pieces at once; what breaks something is told as each is done."""
+        with_all = path is not None
 
-        def scan(piece: Piece) -> tuple[dict[str, Any], list[pl.DataFrame]]:
-            few = Few(is_bounded=False)
-            return self._scan(piece.rows, asked, few, with_all=path is not None), few.batches
+        def scan(piece: Piece) -> tuple[Piece, dict[str, Any], Few]:
+            few = Few()
+            return piece, self._scan(piece.rows, asked, few, with_all=with_all), few
 
         total = Counter[str]()
         largest = max(piece.size_bytes for piece in self.pieces)
         workers = min(len(self.pieces), max(1, _AT_ONCE // max(1, largest)))
         with self._told(path) as told:
-            for sums, batches in Threads(workers).run(scan, self.pieces):
+            for piece, sums, few in Threads(workers).run(scan, self.pieces):
                 if sums.get("nan"):
                     raise _HasNaN
+                batches: Iterable[pl.DataFrame] = few.batches
+                if few.are_too_many:
+                    batches = _batches(self._broken(self._marked(piece.rows), with_all=with_all))
                 for batch in batches:
                     told.take(batch.with_columns(pl.col(_ROW) + total["rows"]))
                 total.update({name: int(count or 0) for name, count in sums.items()})
@@ -306,18 +310,23 @@ class _Run:
 
         with_all: whether they have all columns, or only what examples need.
         """
-        marks = {number: breaks.alias(broken_by(number)) for number, breaks in self.breaks.items()}
-        marked = _numbered(frame).with_columns(marks.values())
-        sums = dict(asked)
-        for number in marks:
+        marked, sums = self._marked(frame), dict(asked)
+        for number in self.breaks:
             sums[f"{number}:broken"] = pl.col(broken_by(number)).sum()
-        rows = _own(marked.filter(pl.any_horizontal(broken_by(number) for number in marks)))
-        if not with_all:
-            rows = rows.select(self._shown(marks))
+        rows = self._broken(marked, with_all=with_all)
         sink = rows.sink_batches(few.take, maintain_order=True, lazy=True)
         measured = marked.select(expr.alias(name) for name, expr in sums.items())
         found, _ = pl.collect_all([measured, sink], engine="streaming")
         return found.row(0, named=True)
+
+    def _marked(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """With a column for each expectation that says which rows break it."""
+        marks = (breaks.alias(broken_by(number)) for number, breaks in self.breaks.items())
+        return _numbered(frame).with_columns(marks)
+
+    def _broken(self, marked: pl.LazyFrame, *, with_all: bool) -> pl.LazyFrame:
+        rows = _own(marked.filter(pl.any_horizontal(broken_by(number) for number in self.breaks)))
+        return rows if with_all else rows.select(self._shown(self.breaks))
 
     def _told(self, path: Path | None) -> Told:
         writer = None if path is None else RejectsWriter(path, self.schema)

@@ -157,7 +157,7 @@ def _opened(uri: str) -> pl.LazyFrame:
 
 
 def _parquet_files(uri: str) -> list[str]:
-    """The files of this machine that it is or picks, in order."""
+    """The files of this machine that it is or picks, in order, without hidden ones."""
     if "://" in uri or uri.lower().endswith(_TEXTS) or _is_delta(uri):
         return []
     if Path(uri).is_file():
@@ -165,7 +165,12 @@ def _parquet_files(uri: str) -> list[str]:
     is_folder = Path(uri).is_dir()
     pattern = str(Path(glob.escape(uri), "**", "*.parquet")) if is_folder else uri
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - a pattern may be absolute
-    return sorted(file for file in found if Path(file).is_file())
+    return sorted(file for file in found if _is_data(Path(file)))
+
+
+def _is_data(path: Path) -> bool:
+    """Not so a folder or an empty file; a link to nothing is, for its reader to tell of."""
+    return not path.exists() or (path.is_file() and path.stat().st_size > 0)
 
 
 def _is_delta(uri: str) -> bool:

@@ -131,7 +131,9 @@ def shares(before: Profile, after: Profile, column: str) -> tuple[Floats, Floats
     found = list[Floats]()
     ends = ((old, before), (new, after))
     is_known = all(one.quantiles or not one.count(profile.rows) for one, profile in ends)
-    if is_known and (old.quantiles or new.quantiles):
+    if old.is_masked or new.is_masked:
+        found += [np.ones(1), np.ones(1)]
+    elif is_known and (old.quantiles or new.quantiles):
         reference = old if old.quantiles else new
         edges = _edges(np.array(reference.quantiles))
         for one in (old, new):

@@ -106,8 +106,11 @@ def test_pieces_tell_what_the_whole_tells(
         mock.patch.object(data_module, "LARGE_BYTES", large),
     ):
         again, others = _told(folder / "parts", expectations, folder)
-    assert again == said
+        with mock.patch.object(breaking_module, "FEW", -1):
+            once_more, same = _told(folder / "parts", expectations, folder)
+    assert again == once_more == said
     assert others.equals(rejects, null_equal=True)
+    assert same.equals(rejects, null_equal=True)
 
 
 @pytest.mark.parametrize("parts", [(), ("day",)])
@@ -143,6 +146,21 @@ def test_pieces_of_a_table_tell_what_the_whole_tells(
 
 def _results(said: str) -> list[dict[str, Any]]:
     return [each["result"] for each in json.loads(said)[1]]
+
+
+def test_hidden_and_empty_files_are_left_out_and_links_to_nothing_told(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"n": [1, None]})
+    for name in ("[1].parquet", ".2.parquet", ".part/3.parquet", "day=1/4.parquet"):
+        rows.write_parquet(tmp_path / name, mkdir=True)
+    (tmp_path / "5.parquet").touch()
+    wanted = [c.expect_column_values_to_not_be_null("n")]
+
+    assert check(tmp_path, wanted).rows == 4
+    assert check(tmp_path / "[1].parquet", wanted).rows == 2
+    assert check(tmp_path / "*" / "*.parquet", wanted).rows == 2
+    (tmp_path / "6.parquet").symlink_to(tmp_path / "nowhere.parquet")
+    with pytest.raises(SourceError, match="can't be read"):
+        check(tmp_path, wanted)
 
 
 def test_a_file_that_is_no_parquet_is_told(tmp_path: Path) -> None:

@@ -202,6 +202,15 @@ def test_lengths_of_lists_and_bytes_move() -> None:
     assert [c.has_drifted for c in drift(kept, other).columns] == [False, False]
 
 
+@pytest.mark.parametrize("values", [["a", "b"], [True, False], [1.0, 2.0], [[1], []], [b"", b"x"]])
+def test_a_column_that_is_masked_since_has_not_moved(values: list[object]) -> None:
+    frame = pl.DataFrame({"c": values * 500})
+    shown, masked = profile(frame), profile(frame, personal=["c"])
+
+    assert not drift(shown, masked).has_drifted
+    assert not drift(masked, shown).has_drifted
+
+
 def test_names_and_types_that_are_odd() -> None:
     frame = pl.DataFrame(
         {
