@@ -53,7 +53,7 @@ if TYPE_CHECKING:  # each takes as long to import as a small table to check
 
 BATCH_ROWS = 1 << 17
 _ROW = f"{OWN}row"
-_AT_ONCE = max(2, (os.cpu_count() or 1) // 4) * PIECE_BYTES
+_AT_ONCE = max(1, (os.cpu_count() or 1) // 4) * PIECE_BYTES
 """Bytes of pieces, as stored, that are scanned at once; each keeps a few cores busy."""
 
 
