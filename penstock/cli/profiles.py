@@ -188,7 +188,7 @@ def _profile(lake: Lake, data: str, where: str | None, *, batch: bool = False) -
     if name not in known:
         if Path(data).exists() or "://" in data or "*" in data:
             return made(data, where=where)
-        near = did_you_mean(name, known)
+        near = did_you_mean(name, known) if known else ""  # of a path no table is near
         raise TableNotFound(
             f"{data}: {lake.uri} has no such table, and there is no such file.{near}"
         )

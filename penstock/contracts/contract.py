@@ -126,6 +126,27 @@ class Contract:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ContractError(f"{self.table}: expected twice: {', '.join(twice)}")
 
+    def __str__(self) -> str:
+        """For a reader: a line for each column and each expectation."""
+        lines = [self.table, *([f"  {self.description}"] if self.description else []), "columns"]
+        width = max(len(column.name) for column in self.columns)
+        for column in self.columns:
+            marks = [
+                column.kind,
+                *([] if column.nullable else ["not null"]),
+                *(["key"] if column.name in self.key else []),
+                *(["event time"] if column.name == self.event_time else []),
+                *(["personal"] if column.personal else []),
+                *([f"in {column.unit}"] if column.unit else []),
+            ]
+            about = f": {column.description}" if column.description else ""
+            lines.append(f"  {column.name:{width}}  {', '.join(marks)}{about}")
+        lines.append("expectations")
+        for each in self.all_expectations:
+            mostly = f", of {each.mostly:.0%} at least" if each.mostly < 1 else ""
+            lines.append(f"  {each.severity:6}  {each.describe()}{mostly}")
+        return "\n".join(lines)
+
     def column(self, name: str) -> Column:
         """The column of that name."""
         return next(column for column in self.columns if column.name == name)

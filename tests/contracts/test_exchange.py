@@ -70,6 +70,36 @@ def test_an_open_data_contract_comes_back(contract: Contract) -> None:
     assert [e.severity for e in found.expectations] == [e.severity for e in contract.expectations]
 
 
+def test_a_contract_prints_itself_for_a_reader() -> None:
+    contract = Contract(
+        table="shop/orders",
+        description="A row for each order.",
+        event_time="at",
+        key=("id",),
+        columns=(
+            Column("id", "string", nullable=False),
+            Column("at", "timestamp", "When, as UTC"),
+            Column("price", "float64", unit="GBP", personal=True),
+        ),
+        expectations=(
+            c.expect_column_values_to_be_between("price", 0, severity="warn", mostly=0.9),
+        ),
+    )
+
+    assert str(contract).splitlines() == [
+        "shop/orders",
+        "  A row for each order.",
+        "columns",
+        "  id     string, not null, key",
+        "  at     timestamp, event time: When, as UTC",
+        "  price  float64, personal, in GBP",
+        "expectations",
+        "  reject  expect_column_values_to_not_be_null(id)",
+        "  warn    expect_column_values_to_be_between(price, min_value=0, max_value=None), "
+        "of 90% at least",
+    ]
+
+
 def test_an_arrow_schema_comes_back() -> None:
     found = from_arrow(ORDERS.arrow_schema(), "shop/orders")
 
