@@ -18,7 +18,8 @@ TOLD_ROWS = 1 << 14
 FEW = 64 << 20
 """Bytes of broken rows that are held while the others are still counted."""
 
-
+PART = 8 << 20
+"""Bytes of rejects that are held before they are written, as a part of their file."""
 OWN = "__penstock_"
 """How the columns of a check are called, and none of a table."""
 
@@ -35,15 +36,19 @@ class Few:
     """
 
     def __init__(self) -> None:
-        self.batches, self.are_too_many = list[pl.DataFrame](), False
+        self._held, self.are_too_many = list[pl.DataFrame](), False
         self._bytes = 0
+
+    def rows(self) -> list[pl.DataFrame]:
+        """What was held, together."""
+        return [pl.concat(self._held)] if self._held else []
 
     def take(self, rows: pl.DataFrame) -> bool:
         """Hold rows; whether no more are wanted."""
         self._bytes += int(rows.estimated_size())
-        self.batches.append(rows)
+        self._held.append(rows)
         if self._bytes > FEW:
-            self.batches, self.are_too_many = [], True
+            self._held, self.are_too_many = [], True
         return self.are_too_many
 
 
@@ -122,18 +127,26 @@ class RejectsWriter:
             self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
         except OSError as error:
             raise ContractError(f"{path}: rejects can't be written there: {error}") from error
-        self._schema = {"_row": pl.Int64, **schema, "_reasons": pl.List(pl.Struct(REASON))}
+        whole = {"_row": pl.Int64, **schema, "_reasons": pl.List(pl.Struct(REASON))}
         self._parts = list[Path]()
+        self._held, self._bytes = [pl.DataFrame(schema=whole)], 0
 
     def write(self, rows: pl.DataFrame) -> None:
         """Add rows."""
+        self._held.append(rows)
+        self._bytes += int(rows.estimated_size())
+        if self._bytes >= PART:
+            self._write_part()
+
+    def _write_part(self) -> None:
         self._parts.append(self._folder / f"{len(self._parts):06d}.parquet")
-        rows.write_parquet(self._parts[-1])
+        pl.concat(self._held).write_parquet(self._parts[-1])
+        self._held, self._bytes = [], 0
 
     def close(self) -> None:
         """Have the file there."""
-        if not self._parts:
-            self.write(pl.DataFrame(schema=self._schema))
+        if self._held:
+            self._write_part()
         whole = self._parts[0]
         if len(self._parts) > 1:
             whole = self._folder / "whole.parquet"

@@ -67,7 +67,7 @@ def test_rejects_are_the_rows_as_they_came_with_every_reason(tmp_path: Path) -> 
 def test_rejects_of_many_pieces_are_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.quality.checking.BATCH_ROWS", 100)
+    monkeypatch.setattr("penstock.quality.scans.BATCH_ROWS", 100)
     monkeypatch.setattr("penstock.quality.breaking.TOLD_ROWS", 100)
     monkeypatch.setattr("penstock.quality.breaking.FEW", 0)
     many = pl.DataFrame({"n": range(5000)})
