@@ -92,8 +92,7 @@ class _Replaying:
     def __init__(self, lake: Lake, source: Source) -> None:
         self.lake, self.contract = lake, source.contract
         self.application = f"replay/{source.table}"
-        self.table = open_tables(lake, source)
-        self.rejects = Table(lake, rejects_name(source.contract.table)).snapshot()
+        self.table, self.rejects, _ = open_tables(lake, source)
         self.done = Replay(source.contract.table, version=self.table.version)
         self.moved: dict[str, int] = {}
         """Rows that leave the rejects, by source file."""

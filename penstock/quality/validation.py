@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -21,7 +21,7 @@ from penstock.contracts import Contract
 from penstock.engines import Threads
 from penstock.errors import CommitConflict, ContractError
 from penstock.ingest.formats import raw_type
-from penstock.ingest.ledger import mend_ledger, read_ledger
+from penstock.ingest.ledger import mend_ledger, scan_ledger
 from penstock.ingest.source import Source
 from penstock.lake import Lake
 from penstock.quality.beyond import KNOWN_COLUMNS, NEEDS_LAKE, Past, absences, judge_table
@@ -87,26 +87,34 @@ def validate(lake: Lake, source: Source) -> Validation:
     """
     contract = source.contract
     bronze = Table(lake, source.table).snapshot()
+    # What comes in after this version waits for the next run.
     newest = bronze.transaction(source.application)
-    mend_ledger(lake, source, bronze)
-    # What came in after this version waits for the next run.
-    files = read_ledger(lake, source).filter(pl.col("batch") <= newest)
     run = Validation(contract.table, results=[Result(e) for e in contract.all_expectations])
     application = f"{VALIDATE}{source.table}"
     prove_contract(contract)
     keep(lake, contract)
-    table = open_tables(lake, source)
-    done = table.transaction(application)
-    for number in range(done + 1, newest + 1):
-        _validate_batch(bronze, source, Transaction(application, number), files, run)
-    run.version = Table(lake, contract.table).snapshot().version
+    accepted = _open_accepted(lake, contract)
+    done, run.version = accepted.transaction(application), accepted.version
+    if done < newest or not done:
+        tables = Tables(accepted, *_open_others(lake, contract))
+        ledger = scan_ledger(lake, source, mend_ledger(lake, source, bronze))
+        files = ledger.filter(pl.col("batch") <= newest).collect().sort("batch", "file")
+        for number in range(done + 1, newest + 1):
+            tables = tables if number == done + 1 else tables.advanced()
+            transaction = Transaction(application, number)
+            run.version = _validate_batch(bronze, source, transaction, files, tables, run)
     return run
 
 
 def _validate_batch(
-    bronze: Snapshot, source: Source, transaction: Transaction, files: pl.DataFrame, run: Validation
-) -> None:
-    """Validate one batch, again where another writer came in between.
+    bronze: Snapshot,
+    source: Source,
+    transaction: Transaction,
+    files: pl.DataFrame,
+    tables: Tables,
+    run: Validation,
+) -> int:
+    """Validate one batch, again where another writer came in between; the version that has it.
 
     A batch must never be passed over: the next one's number would stand for it too.
     """
@@ -121,15 +129,14 @@ def _validate_batch(
         )
     for attempt in range(_ATTEMPTS):
         try:
-            _Batch(bronze, source, transaction, batch, run).run()
+            return _Batch(bronze, source, transaction, batch, tables, run).run()
         except CommitConflict:
-            table = Table(bronze.table.lake, source.contract.table).snapshot()
-            if table.transaction(transaction.application) >= transaction.number:
-                return  # another run validated it
+            tables = tables.advanced()
+            if tables.accepted.transaction(transaction.application) >= transaction.number:
+                break  # another run validated it
             if attempt == _ATTEMPTS - 1:
                 raise
-        else:
-            return
+    return tables.accepted.version
 
 
 def rejects_name(table: str) -> str:
@@ -197,9 +204,10 @@ class _Batch:
         source: Source,
         transaction: Transaction,
         files: pl.DataFrame,
+        tables: Tables,
         run: Validation,
     ) -> None:
-        self.bronze, self.lake = bronze, bronze.table.lake
+        self.bronze, self.lake, self.tables = bronze, bronze.table.lake, tables
         self.source, self.contract = source, source.contract
         self.transaction, self.files, self.run_total = transaction, files, run
         repeats = {
@@ -213,10 +221,10 @@ class _Batch:
         self.rows = Splitter(self.contract, marks, self.past if asks else None)
         self.results = self.rows.results
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """Commit it; the table's version."""
         contract, lake = self.contract, self.lake
-        table = Table(lake, contract.table).snapshot()
-        rejects = Table(lake, rejects_name(contract.table)).snapshot()
+        table, rejects, ledger = self.tables
         with (
             Stager(lake, contract.table, table.schema) as good,
             Stager(lake, rejects.table.name, rejects.schema) as bad,
@@ -247,11 +255,10 @@ class _Batch:
             "results": [result.to_json() for result in self.results],
         }
         self._commit(rejects, [*bad_files, *rejects_out], rejects_gone, {})
-        ledger = Table(lake, ledger_name(contract.table)).snapshot()
         self._commit(ledger, self._stage_ledger(), [], {})
         adds = [*good_files, *table_out]
         # Alone where rows go out: what a replay brings in meanwhile may be of such a file.
-        table.commit(
+        committed = table.commit(
             adds,
             table_gone,
             transaction=self.transaction,
@@ -260,6 +267,7 @@ class _Batch:
             is_alone=bool(replaced),
         )
         self._add_to_run(good.rows, bad.rows)
+        return committed.version
 
     def _raw_frames(self) -> Iterator[pl.DataFrame]:
         """The batch's bronze rows in file order, a file's rows one after the other."""
@@ -385,29 +393,51 @@ class _Batch:
         log.info("%s batch %d: %d accepted, %d rejected", run.table, number, accepted, rejected)
 
 
-def open_tables(lake: Lake, source: Source) -> Snapshot:
-    """Make the three tables where they aren't there; the validated one."""
-    contract = source.contract
-    times = [
-        pa.field("_source_file", pa.string()),
-        pa.field("_source_row", pa.int64()),
-        pa.field("_ingested_at", pa.timestamp("us", "UTC")),
-        pa.field("_batch", pa.int64()),
-    ]
+class Tables(NamedTuple):
+    """What a contract's rows go to."""
+
+    accepted: Snapshot
+    rejects: Snapshot
+    ledger: Snapshot
+
+    def advanced(self) -> Tables:
+        """Their newest versions; these are not to be used any more."""
+        return Tables(*(snapshot.advanced() for snapshot in self))
+
+
+def open_tables(lake: Lake, source: Source) -> Tables:
+    """The three tables, made where they aren't there."""
+    accepted = _open_accepted(lake, source.contract)
+    return Tables(accepted, *_open_others(lake, source.contract))
+
+
+_TIMES = (
+    pa.field("_source_file", pa.string()),
+    pa.field("_source_row", pa.int64()),
+    pa.field("_ingested_at", pa.timestamp("us", "UTC")),
+    pa.field("_batch", pa.int64()),
+)
+
+
+def _open_accepted(lake: Lake, contract: Contract) -> Snapshot:
+    schema = pa.schema([*contract.arrow_schema(), *_TIMES])
+    return Table(lake, contract.table).create(schema, description=contract.description)
+
+
+def _open_others(lake: Lake, contract: Contract) -> tuple[Snapshot, Snapshot]:
     reason = pa.struct([(name, pa.string()) for name in ("expectation", "column", "observed")])
     raw = [
         pa.field(c.raw_name, raw_type(c), metadata={"personal": "true"} if c.personal else None)
         for c in contract.columns
     ]
     rest = [pa.field("_rescued", pa.string()), pa.field("_reasons", pa.list_(reason))]
-    Table(lake, rejects_name(contract.table)).create(
-        pa.schema([*raw, *rest, *times]), description=f"Rows that broke {contract.table}"
+    rejects = Table(lake, rejects_name(contract.table)).create(
+        pa.schema([*raw, *rest, *_TIMES]), description=f"Rows that broke {contract.table}"
     )
-    Table(lake, ledger_name(contract.table)).create(
+    ledger = Table(lake, ledger_name(contract.table)).create(
         LEDGER, description=f"Rows accepted and rejected, by source file, of {contract.table}"
     )
-    schema = pa.schema([*contract.arrow_schema(), *times])
-    return Table(lake, contract.table).create(schema, description=contract.description)
+    return rejects, ledger
 
 
 def _write(split: tuple[pl.DataFrame, pl.DataFrame], good: Stager, bad: Stager) -> None:

@@ -37,6 +37,7 @@ from penstock.errors import (
 )
 from penstock.lake import Lake, table_key
 from penstock.storage.objects import persistently
+from penstock.tables.creating import first_entry
 from penstock.tables.deletions import ENABLED, FEATURE, Deletion, deletions_at, places_of
 from penstock.tables.log import Entry, commit_info, path_of, put_entry
 from penstock.tables.staging import (
@@ -183,21 +184,18 @@ class Table:
         if found is not None:
             return self._widened(found, schema, of_rows=of_rows)
         try:
-            DeltaTable.create(
-                self.uri,
-                schema=schema,
-                mode="ignore",
-                partition_by=list(partition_by) or None,
+            entry = first_entry(
+                schema,
                 name=self.name,
-                description=description or None,
+                partition_by=partition_by,
+                description=description,
                 configuration=_ALL_STATISTICS,
-                storage_options=self.lake.storage_options,
             )
-        except CommitFailedError:
-            pass  # another process made it first
         except (DeltaError, OSError) as error:
             self.refuse(error)
-        return self.snapshot()
+        if self.lake.objects.put_if_absent(path_of(self.key, 0), entry):
+            return self.snapshot()
+        return self._widened(self.snapshot(), schema, of_rows=of_rows)  # another made it first
 
     def _widened(self, found: Snapshot, schema: pa.Schema, *, of_rows: bool) -> Snapshot:
         known = {field.name: field.type for field in found.schema}
@@ -262,6 +260,7 @@ class Snapshot:
             version = delta.version()
         assert version is not None
         self.version = version
+        self._transactions = dict[str, int]()
 
     @property
     def delta(self) -> DeltaTable:
@@ -561,7 +560,10 @@ class Snapshot:
 
     def transaction(self, application: str) -> int:
         """The newest batch number that the application has committed; 0 before its first."""
-        return self._asked(lambda delta: delta.transaction_version(application)) or 0
+        if application not in self._transactions:  # for which deltalake reads the log again
+            found = self._asked(lambda delta: delta.transaction_version(application))
+            self._transactions[application] = found or 0
+        return self._transactions[application]
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """What the newest commits say of themselves, newest first, as far back as the log goes."""
