@@ -28,8 +28,8 @@ from penstock.features.view import FeatureView
 from penstock.features.windows import DAY_US
 from penstock.lake import Lake
 from penstock.tables import Snapshot, StagedFile, Stager, Table
-from penstock.tables.staging import discard
-from penstock.tables.table import StoredFile, changed_files
+from penstock.tables.differences import changed_files
+from penstock.tables.staging import StoredFile, discard
 
 PARTITION = "date"
 """The partition column: the day that a row's time ends."""

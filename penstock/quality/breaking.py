@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -124,7 +123,11 @@ class RejectsWriter:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
+            # It goes with this object: polars interrupts twice, and the second one may strike
+            # where the first is answered.
+            self._folder = tempfile.TemporaryDirectory(
+                prefix=f".{path.name}.part-", dir=path.parent, ignore_cleanup_errors=True
+            )
         except OSError as error:
             raise ContractError(f"{path}: rejects can't be written there: {error}") from error
         whole = {"_row": pl.Int64, **schema, "_reasons": pl.List(pl.Struct(REASON))}
@@ -139,7 +142,7 @@ class RejectsWriter:
             self._write_part()
 
     def _write_part(self) -> None:
-        self._parts.append(self._folder / f"{len(self._parts):06d}.parquet")
+        self._parts.append(Path(self._folder.name, f"{len(self._parts):06d}.parquet"))
         pl.concat(self._held).write_parquet(self._parts[-1])
         self._held, self._bytes = [], 0
 
@@ -149,11 +152,11 @@ class RejectsWriter:
             self._write_part()
         whole = self._parts[0]
         if len(self._parts) > 1:
-            whole = self._folder / "whole.parquet"
-            pl.scan_parquet(self._parts).sink_parquet(whole)
+            whole = Path(self._folder.name, "whole.parquet")
+            pl.scan_parquet(self._parts, glob=False).sink_parquet(whole)
         whole.replace(self._path)
         self.abandon()
 
     def abandon(self) -> None:
         """Leave nothing behind."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.cleanup()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -18,6 +20,8 @@ _OF_VALUES = {
     "expect_column_min_to_be_between",
     "expect_column_max_to_be_between",
 }
+_PAST_A_ROW = {"Agg", "Over", "Len", "SubPlan", "Quantile", "Rolling"}
+"""Of polars' expressions, as it writes them down."""
 _REFUSALS = (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError)
 _TEXT_ONLY = ("regex", "like_pattern", "strftime", "dateutil", "json", "value_lengths")
 
@@ -113,6 +117,11 @@ def _asked(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> list[
     except (pl.exceptions.PolarsError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ContractError(f"{name}: row_condition is not SQL of one row: {reason}") from error
+    if expectation.row_condition and _looks_past_a_row(pl.sql_expr(expectation.row_condition)):
+        raise ContractError(
+            f"{name}: row_condition is not SQL of one row: {expectation.row_condition!r} has an "
+            "aggregate, a window or a query in it"
+        )
     if odd := [each for each in names if each == "*" or (each[:1] == "^" and each[-1:] == "$")]:
         raise ContractError(f"{name}: a column called {odd[0]!r} stands for several; rename it")
     _check_columns(expectation, schema, names)
@@ -125,6 +134,26 @@ def _asked(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> list[
     except _REFUSALS as error:
         raise _refused(expectation, schema, error) from error
     return asked
+
+
+def _looks_past_a_row(condition: pl.Expr) -> bool:
+    """Whether what it says of a row depends on others."""
+
+    def parts(node: Any) -> Iterator[str]:
+        if isinstance(node, str):
+            yield node
+        inner = node.items() if isinstance(node, dict) else ()
+        for key, value in cast("Iterable[tuple[str, Any]]", inner):
+            if key not in ("Column", "Literal"):  # of what a table or its reader names
+                yield key
+                yield from parts(value)
+        for each in cast("list[Any]", node if isinstance(node, list) else []):
+            yield from parts(each)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that JSON may change between versions
+        tree = json.loads(condition.meta.serialize(format="json"))
+    return bool(_PAST_A_ROW & set(parts(tree)))
 
 
 def _ask(asked: Sequence[pl.Expr], schema: Mapping[str, pl.DataType]) -> None:

@@ -36,8 +36,7 @@ from penstock.quality.validation import (
 )
 from penstock.tables import Snapshot, Stager, Table, Transaction
 from penstock.tables.rewrite import origin
-from penstock.tables.staging import discard
-from penstock.tables.table import StoredFile
+from penstock.tables.staging import StoredFile, discard
 
 _ATTEMPTS = 5
 _CHUNK_ROWS = 100_000

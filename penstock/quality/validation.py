@@ -35,8 +35,7 @@ from penstock.quality.results import EXAMPLES, Result, explain
 from penstock.quality.splitting import Splitter
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
 from penstock.tables.rewrite import changes_without, origin, rewrite_without
-from penstock.tables.staging import discard
-from penstock.tables.table import StoredFile
+from penstock.tables.staging import StoredFile, discard
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,11 @@
 """One Delta table: read it at a version, stage files beside it, commit them all at once.
 
-    batches ─▶ staging.py: Parquet files that no commit names ─▶ table.py: one commit ─▶ readers
+    batches ─▶ staging.py: Parquet files that no commit names ─▶ table.py: one commit ─▶ log.py
+                                                      version.py: what the log says, and the rows
 
     writing.py   append, overwrite, replace_where, delete; upserting.py; copying.py, rewrite.py
-    deletions.py rows of a file that are gone
+    creating.py  a table's first entry; protocol.py, what a table asks of who reads and writes it
+    deletions.py rows of a file that are gone; differences.py, files that came and went
     changes.py   what each version did to rows; constraints.py, rules that every row keeps
     upkeep.py    optimize, vacuum, checkpoint, restore, clone; tags.py; history.py
     sql.py       DuckDB over it

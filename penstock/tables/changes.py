@@ -15,8 +15,9 @@ import polars as pl
 import pyarrow as pa
 
 from penstock.errors import LakeError
-from penstock.tables.staging import StagedFile, Stager, partition_text
-from penstock.tables.table import CHANGE_FEED, PLACE, Snapshot, StoredFile, Table
+from penstock.tables.staging import StagedFile, Stager, StoredFile, partition_text
+from penstock.tables.table import Snapshot, Table
+from penstock.tables.version import CHANGE_FEED, PLACE
 
 Change = Literal["insert", "update_preimage", "update_postimage", "delete"]
 _KIND = "_change_type"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import polars as pl
 
 from penstock.errors import LakeError
-from penstock.tables.table import CONSTRAINT, Snapshot, Table
+from penstock.tables.table import Snapshot, Table
+from penstock.tables.version import CONSTRAINT
 
 
 def add_constraint(table: Table, name: str, rule: str) -> Snapshot:

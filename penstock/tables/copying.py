@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from penstock.errors import CommitConflict, ConstraintBroken
 from penstock.tables.deletions import Deletion
-from penstock.tables.staging import StagedFile, Stager, discard, loosened
-from penstock.tables.table import Snapshot, StoredFile, Table
+from penstock.tables.staging import StagedFile, Stager, StoredFile, discard, loosened
+from penstock.tables.table import Snapshot, Table
 
 _ATTEMPTS = 40
 _WORKERS = min(4, os.cpu_count() or 1)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from penstock._version import __version__
+from penstock.errors import LakeError
 from penstock.tables.log import path_of
 
 
@@ -32,18 +33,23 @@ def first_entry(
 
     Raises
     ------
-    DeltaError: there is no table of such a schema.
+    LakeError: there is no Delta table of such columns.
     """
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
-        DeltaTable.create(
-            folder,
-            schema=schema,
-            partition_by=list(partition_by) or None,
-            name=name,
-            description=description or None,
-            configuration=dict(configuration),
-        )
-        lines = Path(path_of(folder, 0)).read_text("utf-8").splitlines()
+        try:
+            DeltaTable.create(
+                Path(folder).as_uri(),
+                schema=schema,
+                partition_by=list(partition_by) or None,
+                name=name,
+                description=description or None,
+                configuration=dict(configuration),
+            )
+        except Exception as error:  # deltalake raises plain ones for types that Delta lacks
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise LakeError(f"{name}: no Delta table has such columns: {reason}") from error
+        # By bytes: a text may hold line breaks of Unicode, and lines are of ASCII's alone.
+        lines = Path(path_of(folder, 0)).read_bytes().splitlines()
     info = {
         "timestamp": int(time.time() * 1000),
         "operation": "CREATE TABLE",
@@ -52,4 +58,4 @@ def first_entry(
         "clientVersion": f"penstock.{__version__}",
     }
     rest = [line for line in lines if "commitInfo" not in json.loads(line)]
-    return "\n".join([json.dumps({"commitInfo": info}), *rest]).encode()
+    return b"\n".join([json.dumps({"commitInfo": info}).encode(), *rest])

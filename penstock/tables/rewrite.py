@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from penstock.tables.changes import staged_changes
-from penstock.tables.staging import StagedFile, Stager
-from penstock.tables.table import Snapshot, StoredFile
+from penstock.tables.staging import StagedFile, Stager, StoredFile
+from penstock.tables.table import Snapshot
 
 WITHIN = "//"
 """Between an archive's name and a member's, in `_source_file`; no path has it."""

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from penstock.errors import LakeError
 from penstock.tables import sql
 from penstock.tables.deletions import deletion_of
-from penstock.tables.staging import FILE_BYTES, StagedFile, Stager, discard
-from penstock.tables.table import Snapshot, StoredFile, Table
+from penstock.tables.staging import FILE_BYTES, StagedFile, Stager, StoredFile, discard
+from penstock.tables.table import Snapshot, Table
 from penstock.tables.tags import tagged_versions
 from penstock.tables.upserting import enable_deletion_vectors
 

@@ -16,8 +16,9 @@ from penstock.errors import LakeError
 from penstock.tables.changes import ChangeWriter
 from penstock.tables.copying import Copy, Rewriting, Written, copied
 from penstock.tables.deletions import ENABLED, FEATURE, deletion_of
-from penstock.tables.staging import StagedFile
-from penstock.tables.table import PLACE, Snapshot, StoredFile, Table, as_stored
+from penstock.tables.staging import StagedFile, StoredFile
+from penstock.tables.table import Snapshot, Table, as_stored
+from penstock.tables.version import PLACE
 from penstock.tables.writing import Predicate, Rows, expression_of, staged_rows, stream_of
 
 _GONE = 0.2

@@ -14,8 +14,8 @@ import pyarrow as pa
 from penstock.errors import CommitConflict, ConstraintBroken, LakeError
 from penstock.tables.changes import staged_changes
 from penstock.tables.copying import Copy, Rewriting, Written, copied, with_kinds, written
-from penstock.tables.staging import StagedFile, Stager, discard, partition_text
-from penstock.tables.table import Snapshot, StoredFile, Table, as_stored
+from penstock.tables.staging import StagedFile, Stager, StoredFile, discard, partition_text
+from penstock.tables.table import Snapshot, Table, as_stored
 
 Rows = pl.DataFrame | pl.LazyFrame | pa.Table | pa.RecordBatch | Iterable[pa.RecordBatch]
 """What is written: a frame, an Arrow table, or a stream of Arrow batches."""

@@ -256,3 +256,22 @@ def test_nan_is_looked_for_in_columns_of_which_no_row_is_judged() -> None:
 
     assert [result.broken for result in report.results] == [1, 0]
     assert [result.success for result in report.results] == [False, True]
+
+
+def test_rejects_may_lie_at_any_path_and_leave_nothing_beside(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"n": range(200)})
+    wanted = [c.expect_column_values_to_be_between("n", 0, 99)]
+    path = tmp_path / "d[1]" / "r*.parquet"
+    with (
+        mock.patch.object(breaking_module, "PART", 1),
+        mock.patch.object(breaking_module, "TOLD_ROWS", 1),
+    ):
+        check(rows, wanted, rejects=path)
+
+    assert pl.read_parquet(path, glob=False)["_row"].to_list() == [*range(100, 200)]
+    assert list(path.parent.iterdir()) == [path]
+
+    writer = breaking_module.RejectsWriter(path, rows.schema)
+    assert len(list(path.parent.iterdir())) == 2
+    del writer  # as where a second Ctrl-C strikes while the first is answered
+    assert list(path.parent.iterdir()) == [path]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -263,3 +264,43 @@ def test_the_newest_time_is_not_that_of_a_row_that_is_gone(lake: Lake) -> None:
     table = _made(lake, rows)
     upsert(table, rows.filter(pl.col("id") == 7).with_columns(at=pl.lit(right)), ["id"])
     assert table.snapshot().bounds("at") == (right, right)
+
+
+def test_names_and_descriptions_may_have_line_breaks_of_unicode(lake: Lake) -> None:
+    schema = pa.schema([pa.field("a\u2028b", pa.int64(), metadata={"comment": "one\u2029two"})])
+
+    Table(lake, "d/t").create(schema, description="one\u2028two\u0085three")
+
+    found = Table(lake, "d/t").snapshot()
+    assert found.schema.names == ["a\u2028b"]
+    assert found.delta.metadata().description == "one\u2028two\u0085three"
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.duration("us"), pa.float16(), pa.timestamp("us", "Asia/Tokyo")]
+)
+def test_types_that_delta_lacks_are_refused(lake: Lake, kind: pa.DataType) -> None:
+    table = Table(lake, "d/t")
+    with pytest.raises(LakeError, match="no Delta table has such columns"):
+        table.create(pa.schema([("a", kind)]))
+    assert table.snapshot_or_none() is None
+    table.create(pa.schema([("b", pa.uint64())]))
+    table.create(pa.schema([("b", pa.uint64())]))  # which it has as int64
+    with pytest.raises(LakeError, match="no Delta table has such columns"):
+        table.create(pa.schema([("a", kind)]))
+
+
+def test_writers_that_make_a_table_at_once_each_find_their_columns(lake: Lake) -> None:
+    table, found = Table(lake, "d/t"), dict[int, list[str]]()
+
+    def make(number: int) -> None:
+        schema = pa.schema([("a", pa.int64()), (f"x{number}", pa.int64())])
+        found[number] = table.create(schema).schema.names
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert all(f"x{number}" in found[number] for number in range(5))

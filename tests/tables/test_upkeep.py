@@ -29,7 +29,7 @@ from penstock.tables import (
     upsert,
     vacuum,
 )
-from penstock.tables.table import changed_files
+from penstock.tables.differences import changed_files
 
 ANCIENT = timedelta(0)
 
