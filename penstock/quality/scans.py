@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from penstock.contracts import Expectation
 from penstock.engines import Threads
 from penstock.quality.beyond import judge_frame, judge_table
 from penstock.quality.breaking import OWN, Few, RejectsWriter, Told, broken_by
@@ -38,6 +39,10 @@ if TYPE_CHECKING:  # each takes as long to import as a small table to check
     from penstock.quality.passing import Hashes, Steps
 
 BATCH_ROWS = 1 << 17
+LONG = 1 << 23
+"""Values of columns together, from which on they are not held to measure them."""
+_HELD_BY_MODE = 8
+"""Times as much as others, by what finds the most frequent values."""
 _ROW = f"{OWN}row"
 _AT_ONCE = max(1, (os.cpu_count() or 1) // 4) * 2 * PIECE_BYTES
 """Bytes of pieces, as stored, that are scanned at once; each keeps a few cores busy."""
@@ -68,6 +73,8 @@ class Run:
         self.breaks: dict[int, pl.Expr] = {}
         """By result: which rows break it, where an expression says so."""
         self.counted: dict[int, Counted] = {}
+        self.known: dict[str, Any] = {}
+        """What was measured of columns that are too long to hold."""
         used = {column for result in results for column in read_by(result.expectation)}
         self.floats = [n for n, kind in schema.items() if kind.is_float() and n in used]
         self.raw = set[str]()
@@ -89,7 +96,8 @@ class Run:
         rows were rejected.
         """
         types = {result.expectation.type for result in self.results}
-        measured = self._measures()
+        self.known = self._measured_of_long()
+        measured = {name: e for name, e in self._measures().items() if name not in self.known}
         for number, result in enumerate(self.results):
             if result.expectation.is_about_rows and result.expectation.type not in REPEATED:
                 self.breaks[number] = broken(result.expectation)
@@ -106,6 +114,47 @@ class Run:
             for number, result in enumerate(self.results)
             for what, measure in measures(result.expectation).items()
         }
+
+    def _measured_of_long(self) -> dict[str, Any]:
+        """What polars would hold whole columns for, where they are long."""
+        by_column = dict[str, dict[int, Expectation]]()
+        for number, result in enumerate(self.results):
+            if measures(result.expectation):
+                mine = by_column.setdefault(result.expectation.columns[0], {})
+                mine[number] = result.expectation
+        held = sum(
+            _HELD_BY_MODE if any("most_common" in each.type for each in mine.values()) else 1
+            for mine in by_column.values()
+        )
+        if not held or self._rows() * held < LONG:
+            return {}
+        from penstock.quality.long import (
+            counts_values,
+            measured_quantiles,
+            measured_values,
+            quantiles,
+        )
+
+        def batches(column: str) -> Iterator[pl.DataFrame]:
+            return _batches(self.frame.select(column))
+
+        found = dict[str, Any]()
+        for column, expectations in by_column.items():
+            kind = self.schema[column]
+            asked = {
+                f"{number}:{what}": quantile
+                for number, expectation in expectations.items()
+                for what, quantile in quantiles(expectation, kind).items()
+            }
+            if asked:
+                found |= measured_quantiles(batches, column, kind, asked)
+            counting = {n: e for n, e in expectations.items() if counts_values(e, kind)}
+            if counting:
+                found |= measured_values(batches, column, counting)
+        return found
+
+    def _rows(self) -> int:
+        return int(self.frame.select(pl.len()).collect(engine="streaming").item())
 
     def _counts(self) -> dict[str, pl.Expr]:
         """What the first scan counts."""
@@ -189,6 +238,7 @@ class Run:
         """Fill in what the first scan found, and ask what can only be asked once that is known."""
         if values.get("nan"):
             raise HasNaN
+        values = {**values, **self.known}
         self.rows = int(values["rows"])
         later: dict[str, pl.Expr] = {}
         for number, result in enumerate(self.results):
