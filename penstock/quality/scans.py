@@ -44,7 +44,7 @@ LONG = 1 << 23
 _HELD_BY_MODE = 8
 """Times as much as others, by what finds the most frequent values."""
 _ROW = f"{OWN}row"
-_AT_ONCE = max(1, (os.cpu_count() or 1) // 4) * 2 * PIECE_BYTES
+_AT_ONCE = max(1, (os.cpu_count() or 1) // 4) * PIECE_BYTES
 """Bytes of pieces, as stored, that are scanned at once; each keeps a few cores busy."""
 
 
