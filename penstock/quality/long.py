@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from penstock.contracts import Expectation
+from penstock.quality.breaking import OWN
 from penstock.quality.compiled import in_set
 
 _Hashes = NDArray[np.uint64]
@@ -36,6 +37,7 @@ _BITS = 16
 """Of a value's 64, by which it is counted at once."""
 _PAIR = np.dtype([("hash", "<u8"), ("count", "<u8")])
 _SIGN = np.uint64(1 << 63)
+_KNOWN, _TIMES = f"{OWN}known", f"{OWN}times"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,43 +122,38 @@ def _at(
     keys: Callable[[], Iterator[_Hashes]], whole: NDArray[np.int64], places: Sequence[int]
 ) -> list[int]:
     """The keys at some places of all of them in order."""
-    asked = np.array(places)
-    prefixes, before = _within(whole, asked)
+    steps = [_within(whole, place) for place in places]
+    prefixes = np.array([step.group for step in steps], np.uint64)
     done = _BITS
     while done < 64:
-        groups, which = np.unique(prefixes, return_inverse=True)
+        groups, first, which = np.unique(prefixes, return_index=True, return_inverse=True)
         shift = np.uint64(64 - done)
-        sizes = _sizes(keys(), groups, shift)
-        if sizes.sum() <= HELD:
+        if sum(steps[place].size for place in first) <= HELD:
             those = [part[np.isin(part >> shift, groups)] for part in keys()]
             ordered = np.sort(np.concatenate(those))
             begins = np.searchsorted(ordered >> shift, groups)
-            return [int(ordered[begins[w] + b]) for w, b in zip(which, before, strict=True)]
+            return [int(ordered[begins[w] + s.place]) for w, s in zip(which, steps, strict=True)]
         tables = _counted(keys(), done, groups)
-        steps = [_within(tables[w], np.array([b])) for w, b in zip(which, before, strict=True)]
-        more = np.array([step[0][0] for step in steps], np.uint64)
+        steps = [_within(tables[w], s.place) for w, s in zip(which, steps, strict=True)]
+        more = np.array([step.group for step in steps], np.uint64)
         prefixes = (prefixes << np.uint64(_BITS)) | more
-        before = np.array([step[1][0] for step in steps])
         done += _BITS
     return [int(prefix) for prefix in prefixes]
 
 
-def _within(
-    counts: NDArray[np.int64], places: NDArray[np.int64]
-) -> tuple[_Hashes, NDArray[np.int64]]:
-    """The group that each place is in, and its place among those of the group."""
+class _Step(NamedTuple):
+    """Where a place in order is: in which group of values, of what size, and where in it."""
+
+    group: int
+    size: int
+    place: int
+
+
+def _within(counts: NDArray[np.int64], place: int) -> _Step:
     ends = np.cumsum(counts)
-    groups = np.searchsorted(ends, places, side="right")
-    return groups.astype(np.uint64), places - (ends[groups] - counts[groups])
-
-
-def _sizes(keys: Iterable[_Hashes], groups: _Hashes, shift: np.uint64) -> NDArray[np.int64]:
-    sizes = np.zeros(len(groups), np.int64)
-    for part in keys:
-        at = np.searchsorted(groups, part >> shift)
-        at[at == len(groups)] = 0
-        sizes += np.bincount(at[groups[at] == part >> shift], minlength=len(groups))
-    return sizes
+    group = int(np.searchsorted(ends, place, side="right"))
+    size = int(counts[group])
+    return _Step(group, size, place - (int(ends[group]) - size))
 
 
 def _counted(keys: Iterable[_Hashes], done: int, groups: _Hashes) -> list[NDArray[np.int64]]:
@@ -231,10 +228,10 @@ class _Set:
         self._others = _Occurrences()
 
     def add(self, rows: pl.DataFrame) -> None:
-        marked = rows.with_columns(self._is_known.alias("known"))
-        known = marked.filter("known").get_column(self._column).unique()
+        marked = rows.with_columns(self._is_known.alias(_KNOWN))
+        known = marked.filter(_KNOWN).get_column(self._column).unique()
         self._present = known if self._present is None else _both(self._present, known)
-        others = marked.filter(~pl.col("known")).get_column(self._column)
+        others = marked.filter(~pl.col(_KNOWN)).get_column(self._column)
         if self._shown is None or len(self._shown) < _SHOWN:
             some = others.unique(maintain_order=True).head(_SHOWN)
             self._shown = (some if self._shown is None else _both(self._shown, some)).head(_SHOWN)
@@ -276,7 +273,7 @@ def _modes(batches: Batches, column: str, expectation: Expectation, total: _Tota
         values = batch.filter(pl.col(column).is_not_null())
         is_tied = pl.Series(np.isin(_hashed(values.get_column(column)), total.tied))
         found |= dict.fromkeys(values.filter(is_tied).get_column(column).unique().to_list())
-        known = values.filter(is_known).get_column(column).value_counts()
+        known = values.filter(is_known).get_column(column).value_counts(name=_TIMES)
         counts.update(dict(known.rows()))
     found |= dict.fromkeys(value for value, count in counts.items() if count == total.most)
     return [*found]
