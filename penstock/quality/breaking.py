@@ -16,7 +16,6 @@ TOLD_ROWS = 1 << 14
 """Broken rows that get their reasons together: texts that take many times the room of a row."""
 FEW = 64 << 20
 """Bytes of broken rows that are held while the others are still counted."""
-
 PART = 8 << 20
 """Bytes of rejects that are held before they are written, as a part of their file."""
 OWN = "__penstock_"

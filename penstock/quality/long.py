@@ -12,12 +12,9 @@ to 10,000 at 50 million distinct ones.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -27,11 +24,11 @@ from numpy.typing import NDArray
 from penstock.contracts import Expectation
 from penstock.quality.breaking import OWN
 from penstock.quality.compiled import in_set
+from penstock.quality.passing import Spilled
 
 _Hashes = NDArray[np.uint64]
 HELD = 1 << 21
 """Hashes held in memory, and values that are sorted at once."""
-_PARTS = 64
 _SHOWN = 20
 _BITS = 16
 """Of a value's 64, by which it is counted at once."""
@@ -285,16 +282,13 @@ class _Occurrences:
     def __init__(self) -> None:
         self._held, self._count = list[_Hashes](), 0
         self._pairs = np.zeros(0, _PAIR)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._spilled = Spilled()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
-    ) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
+    def __exit__(self, *_: object) -> None:
+        self._spilled.delete()
 
     def add(self, hashes: _Hashes) -> None:
         """Some more."""
@@ -328,22 +322,15 @@ class _Occurrences:
         self._held, self._count = [], 0
 
     def _spill(self) -> None:
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="penstock-hashes-")
-        ends = np.arange(1, _PARTS, dtype=np.uint64)
-        cuts = np.searchsorted(self._pairs["hash"] >> np.uint64(58), ends)
-        for number, part in enumerate(np.split(self._pairs, cuts)):
-            with Path(self._folder.name, f"{number:02d}").open("ab") as file:
-                part.tofile(file)
+        self._spilled.put(self._pairs, self._pairs["hash"])
         self._pairs = np.zeros(0, _PAIR)
 
     def _parts(self) -> Iterator[NDArray[Any]]:
-        if self._folder is None:
+        if not self._spilled.is_there:
             yield self._pairs
             return
         self._spill()
-        for path in sorted(Path(self._folder.name).iterdir()):
-            yield _summed(np.fromfile(path, _PAIR))
+        yield from map(_summed, self._spilled.parts(_PAIR))
 
 
 _NONE = np.zeros(0, np.uint64)

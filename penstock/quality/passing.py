@@ -8,9 +8,8 @@ table. Two rows that differ are taken for equal with odds of 1 to 10,000 at 50 m
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +21,38 @@ _HELD = 1 << 23
 _PARTS = 64
 
 
+class Spilled:
+    """What goes with hashes, past a bound, in files by their highest bits."""
+
+    def __init__(self) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def delete(self) -> None:
+        """Leave no files behind."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether something was put."""
+        return self._folder is not None
+
+    def put(self, rows: NDArray[Any], hashes: NDArray[np.uint64]) -> None:
+        """Add rows, in the order of their hashes."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="penstock-hashes-")
+        cuts = np.searchsorted(hashes >> np.uint64(58), np.arange(1, _PARTS, dtype=np.uint64))
+        for number, part in enumerate(np.split(rows, cuts)):
+            with Path(self._folder.name, f"{number:02d}").open("ab") as file:
+                part.tofile(file)
+
+    def parts(self, kind: Any) -> Iterator[NDArray[Any]]:
+        """All rows, those of equal hashes together, the least hashes first."""
+        if self._folder is not None:
+            for path in sorted(Path(self._folder.name).iterdir()):
+                yield np.fromfile(path, kind)
+
+
 class Hashes:
     """Hashes of rows as they come, and those that came more than once.
 
@@ -31,16 +62,13 @@ class Hashes:
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = list(columns)
         self._held, self._count = list[NDArray[np.uint64]](), 0
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._spilled = Spilled()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
-    ) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
+    def __exit__(self, *_: object) -> None:
+        self._spilled.delete()
 
     def of(self, rows: pl.DataFrame) -> NDArray[np.uint64]:
         """The hash of each row's values; nulls are equal."""
@@ -56,31 +84,24 @@ class Hashes:
 
     def repeated(self) -> tuple[NDArray[np.uint64], int]:
         """Hashes that came more than once, sorted, and how many rows have one of them."""
-        parts = [*self._parts()]
-        found = [_repeated(part) for part in parts]
+        found = [_repeated(part) for part in self._parts()]
         hashes = np.concatenate([hashes for hashes, _ in found] or [np.zeros(0, np.uint64)])
         return np.sort(hashes), sum(count for _, count in found)
 
     def _parts(self) -> Iterable[NDArray[np.uint64]]:
-        if self._folder is None:
+        if not self._spilled.is_there:
             if self._held:
                 yield np.concatenate(self._held)
             return
         self._spill()
-        for path in sorted(Path(self._folder.name).iterdir()):
-            yield np.fromfile(path, np.uint64)
+        yield from self._spilled.parts(np.uint64)
 
     def _spill(self) -> None:
         if not self._held:
             return
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="penstock-hashes-")
         hashes = np.sort(np.concatenate(self._held))
         self._held, self._count = [], 0
-        cuts = np.searchsorted(hashes >> np.uint64(58), np.arange(1, _PARTS))
-        for number, part in enumerate(np.split(hashes, cuts)):
-            with (Path(self._folder.name) / f"{number:02d}").open("ab") as file:
-                part.tofile(file)
+        self._spilled.put(hashes, hashes)
 
 
 class Steps:

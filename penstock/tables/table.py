@@ -148,7 +148,7 @@ class Table:
 
         Raises
         ------
-        LakeError: a column is there with another type.
+        LakeError: a column is there with another type, or Delta has none such.
         """
         found = self.snapshot_or_none()
         if found is not None:
