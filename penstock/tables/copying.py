@@ -81,7 +81,7 @@ class Rewriting:
         *,
         inserted: int = 0,
         kinds: Mapping[str, pa.DataType] | None = None,
-        last: Callable[[Iterable[Copy]], tuple[list[StagedFile], int, int]] | None = None,
+        last: Callable[[Snapshot, Iterable[Copy]], tuple[list[StagedFile], int, int]] | None = None,
     ) -> Written:
         """Copy what has to be and commit, again where another writer came first.
 
@@ -98,7 +98,7 @@ class Rewriting:
                 touched = self._copied(snapshot)
                 updated = 0
                 if last is not None:
-                    finishing, inserted, updated = last(self._done.values())
+                    finishing, inserted, updated = last(snapshot, self._done.values())
                 staged = [*adds, *self._copies(), *finishing]
                 marked = self._marked(snapshot)
                 schema = with_kinds(snapshot.schema, kinds) if kinds else None
@@ -186,9 +186,17 @@ class Rewriting:
 
 
 def copied(
-    snapshot: Snapshot, file: StoredFile, rows: pl.LazyFrame, schema: pa.Schema | None = None
+    snapshot: Snapshot,
+    file: StoredFile,
+    remaining: Callable[[pl.LazyFrame], pl.LazyFrame],
+    schema: pa.Schema | None = None,
 ) -> list[StagedFile]:
-    """A data file's remaining rows in a file of their own."""
+    """A data file's remaining rows in a file of their own, portion by portion.
+
+    Parameters
+    ----------
+    remaining: of some of the file's rows, those to copy, in their order.
+    """
     table = snapshot.table
     stager = Stager(
         table.lake,
@@ -198,8 +206,8 @@ def copied(
         file_bytes=1 << 62,
     )
     with stager:
-        for frame in rows.collect_batches(maintain_order=True):
-            stager.write(frame.to_arrow())
+        for portion in snapshot.portions_of(file):
+            stager.write(remaining(portion).collect(engine="in-memory").to_arrow())
         return stager.finish()
 
 

@@ -55,7 +55,7 @@ def rewrite_without(
     table = snapshot.table
     with Stager(table.lake, table.name, snapshot.schema) as stager:
         for file in touched:
-            kept = snapshot.read([file], snapshot.schema.names).filter(kept_rows)
-            for frame in kept.collect_batches():
-                stager.write(frame.to_arrow())
+            for rows in snapshot.portions_of(file):
+                kept = rows.filter(kept_rows).collect(engine="in-memory")
+                stager.write(kept.to_arrow())
         return stager.finish(), touched

@@ -16,7 +16,9 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penstock.errors import LakeError
 from penstock.lake import Lake, table_key
+from penstock.storage.objects import ObjectStore
 from penstock.tables.deletions import Deletion
 
 FILE_BYTES = 128 << 20
@@ -25,6 +27,8 @@ ROW_GROUP_ROWS = 1 << 17
 ROW_GROUP_BYTES = 64 << 20
 """As Arrow holds them; readers hold a whole row group."""
 SOURCE_FILE = "_source_file"
+_FOOTER_BYTES = 64 << 10
+"""Read of a file's end at first; most footers are shorter."""
 _NAMED = pa.dictionary(pa.int32(), pa.string())
 """How source files' names are written: each once, and a number a row."""
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
@@ -186,6 +190,29 @@ def discard(lake: Lake, folder: str, files: list[StagedFile]) -> None:
     lake.objects.delete(f"{folder}/{file.path}" for file in files)
 
 
+def row_groups(objects: ObjectStore, key: str, file: StoredFile) -> list[tuple[int, int]]:
+    """Rows and bytes, as encoded before they are packed, of each row group of a data file of the
+    table at `key`.
+
+    Raises
+    ------
+    LakeError: it is no whole Parquet file.
+    """
+    path, size = f"{key}/{file.path}", file.size_bytes
+    read = min(size, _FOOTER_BYTES)
+    tail = bytes(objects.get_range(path, size - read, read))
+    # The last eight bytes are the footer's length and a magic word.
+    footer = int.from_bytes(tail[-8:-4], "little") + 8
+    if read < footer <= size:
+        tail = bytes(objects.get_range(path, size - footer, footer))
+    try:
+        stored = pq.read_metadata(pa.BufferReader(tail))
+    except (pa.ArrowException, OSError) as error:
+        raise LakeError(f"{path}: it is no whole Parquet file: {error}") from error
+    groups = (stored.row_group(number) for number in range(stored.num_row_groups))
+    return [(group.num_rows, group.total_byte_size) for group in groups]
+
+
 def _hive(partition: Mapping[str, str | None]) -> str:
     """Folders as Hive names them: some readers take the values from there."""
     named = {key: _NO_VALUE if value is None else value for key, value in partition.items()}
@@ -272,9 +299,22 @@ def _statistics(written: Any, schema: pa.Schema) -> str:
         having = [each for rows, each in found if each.null_count < rows]
         kind = schema.field(name).type
         if having and _is_ordered(kind) and all(each.has_min_max for each in having):
-            lowest[name] = min(each.min for each in having)
-            highest[name] = max(each.max for each in having)
+            if pa.types.is_timestamp(kind):  # of one with a zone, pyarrow imports pandas
+                lowest[name] = _time(min(each.min_raw for each in having), kind)
+                highest[name] = _time(max(each.max_raw for each in having), kind)
+            else:
+                lowest[name] = min(each.min for each in having)
+                highest[name] = max(each.max for each in having)
     return statistics_json(written.num_rows, nulls, lowest, highest)
+
+
+def _time(raw: int, kind: pa.TimestampType) -> datetime.datetime | None:
+    """A timestamp, in microseconds as all of Delta's are; None for years that Python lacks."""
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC if kind.tz else None)
+    try:
+        return epoch + datetime.timedelta(microseconds=raw)
+    except OverflowError:
+        return None
 
 
 def statistics_json(

@@ -276,9 +276,9 @@ def _read(
             for start in range(0, table.num_rows, step):
                 yield table[start : start + step]
         return
-    for file in files:  # one after the other: their rows stay together
-        for frame in snapshot.read([file], names).collect_batches(maintain_order=True):
-            yield frame.to_arrow()
+    # One after the other: their rows stay together.
+    for frame in snapshot.stream(files, lambda rows: rows.select(names)):
+        yield frame.to_arrow()
 
 
 def _sorted(

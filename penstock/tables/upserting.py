@@ -7,6 +7,7 @@ file stays, and the commit says which of its rows are gone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from threading import Semaphore
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,14 @@ from penstock.tables.table import Snapshot, Table, as_stored
 from penstock.tables.version import PLACE
 from penstock.tables.writing import Predicate, Rows, expression_of, staged_rows, stream_of
 
+_SEARCHED_BYTES = 32 << 20
+"""Of a file, as encoded, that are looked through at once; of which the keys are a part."""
+_SEARCHES = 4
+"""Files far away, for which one waits, that are looked through at once; of those of this machine
+one, by all cores.
+"""
+_INSERTED_ROWS = 1 << 15
+"""Of a row group of new rows, a copy of which is held while it is written."""
 _GONE = 0.2
 """Of a file's rows, up to which they are marked: from then on readers skip much for nothing."""
 
@@ -45,8 +54,8 @@ def upsert(
     _check_key(table, given, list(key))
     snapshot = table.create(as_stored(given.clear().to_arrow().schema), of_rows=True)
     given = _as_keys_of(snapshot, given, list(key))
-    doomed = expression_of(delete_where) if delete_where is not None else pl.lit(value=False)
-    merge = _Merge(table, given, list(key), given.filter(~doomed))
+    kept = given if delete_where is None else given.filter(~expression_of(delete_where))
+    merge = _Merge(given, list(key), kept, searches=1 if table.lake.is_local else _SEARCHES)
     rewriting = Rewriting(table, merge.copy, merge.changes)
     return rewriting.run("upsert", [], last=merge.inserted)
 
@@ -68,23 +77,19 @@ class _Merge:
     """An upsert's rows, held against one data file after the other."""
 
     def __init__(
-        self,
-        table: Table,
-        given: pl.DataFrame,
-        key: list[str],
-        kept: pl.DataFrame,
+        self, given: pl.DataFrame, key: list[str], kept: pl.DataFrame, searches: int
     ) -> None:
-        self._table, self._key, self._kept = table, key, kept
+        self._key, self._kept = key, kept
         self._keys = given.select(key).sort(key[0])
         self._given = set(given.columns)
+        self._searching = Semaphore(searches)
 
     def copy(self, snapshot: Snapshot, file: StoredFile) -> Copy:
         """The file without the rows whose key is given."""
         keys, wanted = self._near(file), [*self._key, *self._missing(snapshot)]
         if not keys.height:
             return Copy()
-        placed = snapshot.rows_of(file, with_places=True).select(*wanted, PLACE)
-        found = placed.join(keys.lazy(), on=self._key, how="semi").collect(engine="streaming")
+        found = self._found(snapshot, file, keys, [*wanted, PLACE])
         if found.is_empty():
             return Copy()
         places, found = found[PLACE].to_numpy(), found.drop(PLACE)
@@ -93,10 +98,25 @@ class _Merge:
             deletion = deletion_of(gone)
             if len(gone) <= _GONE * (file.rows + len(gone) - len(places)):
                 return Copy(matched=len(places), deletion=deletion, old=found)
-        rows = snapshot.rows_of(file)
-        others = rows.join(keys.lazy(), on=self._key, how="anti", maintain_order="left")
-        staged = copied(snapshot, file, others) if found.height < file.rows else []
-        return Copy(staged, found.height, old=found)
+        if found.height == file.rows:
+            return Copy([], found.height, old=found)
+
+        def others(rows: pl.LazyFrame) -> pl.LazyFrame:
+            return rows.join(keys.lazy(), on=self._key, how="anti", maintain_order="left")
+
+        return Copy(copied(snapshot, file, others), found.height, old=found)
+
+    def _found(
+        self, snapshot: Snapshot, file: StoredFile, keys: pl.DataFrame, wanted: list[str]
+    ) -> pl.DataFrame:
+        """Some columns of the file's rows whose key is given."""
+        with self._searching:
+            return pl.concat(
+                rows.select(wanted)
+                .join(keys.lazy(), on=self._key, how="semi", maintain_order="left")
+                .collect(engine="in-memory")
+                for rows in snapshot.portions_of(file, _SEARCHED_BYTES, with_places=True)
+            )
 
     def _near(self, file: StoredFile) -> pl.DataFrame:
         """The keys within the file's range of the key's first column."""
@@ -138,17 +158,22 @@ class _Merge:
         """Columns that stay as they were; another writer may add some meanwhile."""
         return [name for name in snapshot.schema.names if name not in self._given]
 
-    def inserted(self, copies: Iterable[Copy]) -> tuple[list[StagedFile], int, int]:
+    def inserted(
+        self, snapshot: Snapshot, copies: Iterable[Copy]
+    ) -> tuple[list[StagedFile], int, int]:
         """Files with the new values of rows that were there, and of others."""
         old = [copy.old for copy in copies if copy.old is not None]
-        snapshot = self._table.snapshot()
         rows, updated = self._kept, 0
         if old:
             found = pl.concat(old, how="diagonal")
-            updated = rows.join(found, on=self._key, how="semi").height
+            updated = rows.select(self._key).join(found, on=self._key, how="semi").height
             if found.width > len(self._key):
                 rows = rows.join(found, on=self._key, how="left", maintain_order="left")
-        batches = iter(rows.to_arrow().to_batches(1 << 17))
+        batches = (
+            batch
+            for part in rows.iter_slices(_INSERTED_ROWS)
+            for batch in part.to_arrow().to_batches()
+        )
         return staged_rows(snapshot, batches), rows.height - updated, updated
 
 

@@ -18,12 +18,20 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from penstock.engines import Threads
 from penstock.errors import LakeError
 from penstock.storage.objects import persistently
 from penstock.tables.deletions import ENABLED, FEATURE, Deletion, deletions_at, places_of
 from penstock.tables.log import commit_info, path_of
 from penstock.tables.protocol import check_readable
-from penstock.tables.staging import StagedFile, StoredFile, partition_text, statistics_json
+from penstock.tables.staging import (
+    ROW_GROUP_ROWS,
+    StagedFile,
+    StoredFile,
+    partition_text,
+    row_groups,
+    statistics_json,
+)
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -33,7 +41,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _READ_AT_ONCE = 8
-"""Log entries."""
+"""Log entries, or twice as many as portions of files."""
+PORTION_BYTES = 8 << 20
+_PORTION_ROWS = 1 << 19
+"""Of a portion, however few bytes they are."""
+_PACKED = 4
+"""Times as large as stored, that a file's bytes may be."""
 CHANGE_FEED = "delta.enableChangeDataFeed"
 CONSTRAINT = "delta.constraints."
 PLACE = "__penstock_place"
@@ -307,11 +320,7 @@ class Version:
 
     def _placed(self, file: StoredFile) -> pl.LazyFrame:
         """A data file's rows and their places in it, without those that are gone."""
-        rows = self._stored([file], row_index_name=PLACE)
-        if file.deletion is None:
-            return rows
-        gone = pl.Series(self.places_gone(file), dtype=pl.UInt32)
-        return rows.filter(~pl.col(PLACE).is_in(pl.lit(gone).implode()))
+        return _rows_without(self._stored([file], row_index_name=PLACE), self.places_gone(file))
 
     def places_gone(self, file: StoredFile) -> NDArray[np.uint64]:
         """Places in a data file whose rows are gone, ascending."""
@@ -326,20 +335,65 @@ class Version:
         ----------
         with_places: whether a last column, `PLACE`, says where in the file each one is.
         """
+        if with_places:
+            return self._whole(file, self._placed(file), [PLACE])
         partitions = set(self.partition_columns)
         names = [name for name in self.schema.names if name not in partitions]
-        places = [PLACE] if with_places else []
-        rows = self._placed(file) if with_places else self.read([file], names)
-        rows = rows.select(*names, *places)
+        return self._whole(file, self.read([file], names), [])
+
+    def portions_of(
+        self, file: StoredFile, size_bytes: int = PORTION_BYTES, *, with_places: bool = False
+    ) -> Iterator[pl.LazyFrame]:
+        """The same, some row groups after the other: who collects them holds one portion, where
+        a stream of the whole file holds what is read ahead.
+
+        Parameters
+        ----------
+        size_bytes: of a portion that is more than one row group, as Parquet encodes it.
+        """
+        gone, places = self.places_gone(file), [PLACE] if with_places else []
+        for begin, count in self._portions(file, size_bytes):
+            rows = self._stored([file], row_index_name=PLACE).slice(begin, count)
+            few = gone[np.searchsorted(gone, begin) : np.searchsorted(gone, begin + count)]
+            yield self._whole(file, _rows_without(rows, few), places)
+
+    def stream(
+        self, files: Iterable[StoredFile], made: Callable[[pl.LazyFrame], pl.LazyFrame]
+    ) -> Iterator[pl.DataFrame]:
+        """What is made of data files' rows, portion by portion, the next read meanwhile."""
+        ahead = Threads(1 if self.table.lake.is_local else _READ_AT_ONCE // 2)
+        portions = (rows for file in files for rows in self.portions_of(file))
+        return ahead.run(lambda rows: made(rows).collect(engine="in-memory"), portions)
+
+    def _portions(self, file: StoredFile, size_bytes: int) -> Iterator[tuple[int, int]]:
+        """First row and rows of each portion of a data file."""
+        rows = file.rows + (file.deletion.rows if file.deletion else 0)
+        if rows <= ROW_GROUP_ROWS and file.size_bytes * _PACKED <= size_bytes:
+            yield 0, rows
+            return
+        begin = count = held = 0
+        for its_rows, its_bytes in row_groups(self.table.lake.objects, self.table.key, file):
+            if count and (held + its_bytes > size_bytes or count + its_rows > _PORTION_ROWS):
+                yield begin, count
+                begin, count, held = begin + count, 0, 0
+            count, held = count + its_rows, held + its_bytes
+        if count:
+            yield begin, count
+
+    def _whole(self, file: StoredFile, rows: pl.LazyFrame, more: list[str]) -> pl.LazyFrame:
+        """A data file's rows in the table's columns, those of partitions too, and some more."""
+        partitions = set(self.partition_columns)
+        names = [name for name in self.schema.names if name not in partitions]
+        rows = rows.select(*names, *more)
         if not partitions:
             return rows
         kinds = {name: self.schema.field(name).type for name in partitions}
         values = [
             # A partition's value, from how the log writes it.
-            pl.lit(pl.Series(name, _parsed(file.partition.get(name), kind)))
+            pl.lit(pl.Series(name, _parsed(file.partition.get(name), kind))).first()
             for name, kind in kinds.items()
         ]
-        return rows.with_columns(values).select(*self.schema.names, *places)
+        return rows.with_columns(values).select(*self.schema.names, *more)
 
     def transaction(self, application: str) -> int:
         """The newest batch number that the application has committed; 0 before its first."""
@@ -370,6 +424,14 @@ class Version:
             if commit.get("penstock.application") == application:
                 return json.loads(commit.get("penstock.note") or "{}")
         return {}
+
+
+def _rows_without(rows: pl.LazyFrame, gone: NDArray[np.uint64]) -> pl.LazyFrame:
+    """Rows with their places, but those in some of these."""
+    if not len(gone):
+        return rows
+    places = pl.Series(gone, dtype=pl.UInt32)
+    return rows.filter(~pl.col(PLACE).is_in(pl.lit(places).implode()))
 
 
 def _parsed(text: str | None, kind: pa.DataType) -> pa.Array:

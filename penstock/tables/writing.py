@@ -95,8 +95,8 @@ def widen(table: Table, kinds: Mapping[str, pa.DataType]) -> Snapshot:
 
     def copy(snapshot: Snapshot, file: StoredFile) -> Copy:
         try:
-            rows = snapshot.rows_of(file)
-            staged = copied(snapshot, file, rows, with_kinds(snapshot.schema, kinds))
+            schema = with_kinds(snapshot.schema, kinds)
+            staged = copied(snapshot, file, lambda rows: rows, schema)
         except pa.ArrowInvalid as error:
             raise LakeError(f"{table.name}: {file.path}: can't be widened: {error}") from error
         return Copy(staged, file.rows)
@@ -105,11 +105,13 @@ def widen(table: Table, kinds: Mapping[str, pa.DataType]) -> Snapshot:
 
 
 def _without(snapshot: Snapshot, file: StoredFile, matches: pl.Expr) -> Copy:
-    rows = snapshot.rows_of(file)
-    matched = int(rows.filter(matches).select(pl.len()).collect().item())
+    matched = sum(
+        int(rows.filter(matches).select(pl.len()).collect(engine="in-memory").item())
+        for rows in snapshot.portions_of(file)
+    )
     if matched in (0, file.rows):
         return Copy(matched=matched)
-    return Copy(copied(snapshot, file, rows.filter(~matches)), matched)
+    return Copy(copied(snapshot, file, lambda rows: rows.filter(~matches)), matched)
 
 
 def staged_rows(snapshot: Snapshot, batches: Iterator[pa.RecordBatch]) -> list[StagedFile]:

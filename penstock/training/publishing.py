@@ -102,8 +102,7 @@ def _numbers(spec: TrainingSet, snapshot: Snapshot) -> list[str]:
 
 def _rows(snapshot: Snapshot, split: str, schema: pa.Schema) -> Iterator[pa.Table]:
     """The split's rows in frozen order, streamed file by file."""
-    for file in sorted(snapshot.files, key=lambda file: file.path):
-        frame = snapshot.read([file], snapshot.schema.names)
-        for batch in frame.collect_batches(maintain_order=True):
-            table = batch.filter(pl.col(SPLIT) == split).to_arrow()
-            yield table.select(schema.names).cast(schema)
+    files = sorted(snapshot.files, key=lambda file: file.path)
+    wanted = pl.col(SPLIT) == split
+    for frame in snapshot.stream(files, lambda rows: rows.filter(wanted).select(schema.names)):
+        yield frame.to_arrow().cast(schema)

@@ -304,3 +304,14 @@ def test_writers_that_make_a_table_at_once_each_find_their_columns(lake: Lake) -
         thread.join()
 
     assert all(f"x{number}" in found[number] for number in range(5))
+
+
+def test_times_past_the_year_9999_have_no_bound(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    far = pl.Series("at", [0, 1 << 60], dtype=pl.Int64).cast(pl.Datetime("us", "UTC"))
+    append(table, far.to_frame().with_columns(id=1))
+    snapshot = table.snapshot()
+    (file,) = snapshot.files
+    assert file.highest.get("at") is None
+    late = snapshot.scan().filter(pl.col("at") > datetime(2000, 1, 1, tzinfo=UTC)).collect()
+    assert late["at"].cast(pl.Int64).to_list() == [1 << 60]
