@@ -24,8 +24,9 @@ import polars.selectors as cs
 
 from penstock.errors import ContractError, SourceError, TableNotFound
 from penstock.lake import Lake, checked_name
-from penstock.quality.data import named, personal_in, personal_of, scanned
+from penstock.quality.data import in_pieces, named, personal_in, personal_of, scanned
 from penstock.quality.history import VALIDATE, validations
+from penstock.quality.proving import looks_past_a_row
 from penstock.tables import Snapshot, Table
 from penstock.tables.log import path_of, read_entry
 from penstock.tables.sql import connect
@@ -132,9 +133,10 @@ def profile(
     frame = scanned(data)
     if personal is None:
         personal = personal_in(data)
+    pieces = [piece.rows for piece in in_pieces(data, frame.collect_schema())]
     if where:
-        frame = _picked(frame, where)
-    return _profiled(frame, columns, personal, name or named(data))
+        frame, *pieces = (_picked(rows, where) for rows in (frame, *pieces))
+    return _profiled(frame, columns, personal, name or named(data), pieces)
 
 
 def profile_of(
@@ -162,7 +164,9 @@ def profile_of(
         return _masked(Profile.from_json(kept), personal)
     names = [name for name in snapshot.schema.names if not name.startswith("_")]
     rows = _brought_in(snapshot, names) if batch else snapshot.scan()
-    made = replace(_profiled(rows, names, personal, table), version=snapshot.version)
+    pieces = [] if batch else in_pieces(snapshot, rows.collect_schema())
+    made = _profiled(rows, names, personal, table, [piece.rows for piece in pieces])
+    made = replace(made, version=snapshot.version)
     lake.objects.put(_key(table, snapshot.version, batch=batch), made.to_json().encode())
     return made
 
@@ -225,7 +229,12 @@ def _brought_in(snapshot: Snapshot, names: list[str]) -> pl.LazyFrame:
 
 def _picked(frame: pl.LazyFrame, where: str) -> pl.LazyFrame:
     try:
-        picked = frame.filter(pl.sql_expr(where))
+        condition = pl.sql_expr(where)
+        if looks_past_a_row(condition):
+            raise ContractError(
+                f"{where!r} says something of many rows; let it be of one row's columns"
+            )
+        picked = frame.filter(condition)
         picked.collect_schema()
     except pl.exceptions.PolarsError as error:
         reason = " ".join(str(error).split())[:300]
@@ -234,8 +243,18 @@ def _picked(frame: pl.LazyFrame, where: str) -> pl.LazyFrame:
 
 
 def _profiled(
-    frame: pl.LazyFrame, names: Sequence[str] | None, personal: Collection[str], name: str
+    frame: pl.LazyFrame,
+    names: Sequence[str] | None,
+    personal: Collection[str],
+    name: str,
+    pieces: Sequence[pl.LazyFrame],
 ) -> Profile:
+    """The profile of a frame's columns.
+
+    Parameters
+    ----------
+    pieces: the same rows, to be read one after the other; none where the frame has no parts.
+    """
     schema = frame.collect_schema()
     names = list(schema) if names is None else list(names)
     if missing := [each for each in names if each not in schema]:
@@ -248,7 +267,7 @@ def _profiled(
         rows = int(frame.select(pl.len()).collect(engine="streaming").item())
         for first in range(0, len(names), _AT_ONCE):
             some: dict[str, Kind] = {n: kinds[n] for n in names[first : first + _AT_ONCE]}
-            columns |= _of_columns(frame, schema, some, personal, rows)
+            columns |= _of_columns(pieces or [frame], schema, some, personal, rows)
     except pl.exceptions.PolarsError as error:
         reason = "" if personal else f": {' '.join(str(error).split())[:300]}"
         raise SourceError(f"{name}: can't be read{reason}") from error
@@ -256,16 +275,15 @@ def _profiled(
 
 
 def _of_columns(
-    frame: pl.LazyFrame,
+    pieces: Sequence[pl.LazyFrame],
     schema: pl.Schema,
     kinds: dict[str, Kind],
     personal: Collection[str],
     rows: int,
 ) -> dict[str, ColumnProfile]:
     # By place: a name may be anything, and DuckDB's don't tell cases apart.
-    plain = frame.select(
-        _plain(each, kind).alias(f"c{place}") for place, (each, kind) in enumerate(kinds.items())
-    )
+    values = [_plain(each, kind).alias(f"c{n}") for n, (each, kind) in enumerate(kinds.items())]
+    plain = [piece.select(values) for piece in pieces]
     with connect() as connection:
         asked = list[str]()
         for place, (each, kind) in enumerate(kinds.items()):
@@ -354,15 +372,18 @@ def _levels() -> str:
     return ", ".join(map(str, LEVELS))
 
 
-def _scan(connection: duckdb.DuckDBPyConnection, frame: pl.LazyFrame, query: str) -> dict[str, Any]:
-    """The one row of a query over `rows`, which stream through."""
+def _scan(
+    connection: duckdb.DuckDBPyConnection, pieces: Sequence[pl.LazyFrame], query: str
+) -> dict[str, Any]:
+    """The one row of a query over `rows`, which stream through, piece by piece."""
     import pyarrow as pa
 
-    empty = cast("pa.Table", pl.DataFrame(schema=frame.collect_schema()).to_arrow())
+    empty = cast("pa.Table", pl.DataFrame(schema=pieces[0].collect_schema()).to_arrow())
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for rows in frame.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=False):
-            yield from rows.to_arrow().to_batches()
+        for piece in pieces:
+            for rows in piece.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=False):
+                yield from rows.to_arrow().to_batches()
 
     reader = pa.RecordBatchReader.from_batches(empty.schema, batches())
     connection.register("rows", reader)
@@ -375,13 +396,14 @@ def _scan(connection: duckdb.DuckDBPyConnection, frame: pl.LazyFrame, query: str
 
 
 def _counted(
-    connection: duckdb.DuckDBPyConnection, frame: pl.LazyFrame, values: dict[str, str]
+    connection: duckdb.DuckDBPyConnection, pieces: Sequence[pl.LazyFrame], values: dict[str, str]
 ) -> dict[str, dict[Any, int]]:
     """How often each value of some expressions is there, by column."""
     if not values:
         return {}
     asked = [f"histogram({value}) AS {name}" for name, value in values.items()]
-    return _scan(connection, frame.select(*values), f"SELECT {', '.join(asked)} FROM rows")
+    picked = [piece.select(*values) for piece in pieces]
+    return _scan(connection, picked, f"SELECT {', '.join(asked)} FROM rows")
 
 
 def _exact(counts: dict[float, int]) -> tuple[float, ...]:

@@ -117,7 +117,7 @@ def _asked(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> list[
     except (pl.exceptions.PolarsError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ContractError(f"{name}: row_condition is not SQL of one row: {reason}") from error
-    if expectation.row_condition and _looks_past_a_row(pl.sql_expr(expectation.row_condition)):
+    if expectation.row_condition and looks_past_a_row(pl.sql_expr(expectation.row_condition)):
         raise ContractError(
             f"{name}: row_condition is not SQL of one row: {expectation.row_condition!r} has an "
             "aggregate, a window or a query in it"
@@ -136,7 +136,7 @@ def _asked(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> list[
     return asked
 
 
-def _looks_past_a_row(condition: pl.Expr) -> bool:
+def looks_past_a_row(condition: pl.Expr) -> bool:
     """Whether what it says of a row depends on others."""
 
     def parts(node: Any) -> Iterator[str]:
