@@ -38,7 +38,7 @@ class Spilled:
         return self._folder is not None
 
     def put(self, rows: NDArray[Any], hashes: NDArray[np.uint64]) -> None:
-        """Add rows, in the order of their hashes."""
+        """Add rows, in the order of their hashes' highest bits."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="penstock-hashes-")
         cuts = np.searchsorted(hashes >> np.uint64(58), np.arange(1, _PARTS, dtype=np.uint64))

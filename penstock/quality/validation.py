@@ -8,7 +8,7 @@ between does the batch again, and what is committed already is refused by its nu
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,22 +25,23 @@ from penstock.ingest.ledger import mend_ledger, scan_ledger
 from penstock.ingest.source import Source
 from penstock.lake import Lake
 from penstock.quality.beyond import KNOWN_COLUMNS, NEEDS_LAKE, Past, absences, judge_table
+from penstock.quality.cast import typed
 from penstock.quality.checking import checked
 from penstock.quality.columns import judged
 from penstock.quality.compiled import UNIQUE
 from penstock.quality.history import VALIDATE, keep
 from penstock.quality.proving import prove_contract
-from penstock.quality.repeats import Repeats
+from penstock.quality.repeats import LONG, Repeats
 from penstock.quality.results import EXAMPLES, Result, explain
 from penstock.quality.splitting import Splitter
 from penstock.tables import Snapshot, StagedFile, Stager, Table, Transaction
 from penstock.tables.rewrite import changes_without, origin, rewrite_without
-from penstock.tables.staging import StoredFile, discard
+from penstock.tables.staging import SOURCE_FILE, StoredFile, discard
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 5
-PASS_ROWS = 100_000
+PASS_ROWS = 1 << 17
 """Rows evaluated at once."""
 _EVALUATED = 2
 """Chunks at once; each is many columns' work for the cores."""
@@ -209,7 +210,7 @@ class _Batch:
         self.bronze, self.lake, self.tables = bronze, bronze.table.lake, tables
         self.source, self.contract = source, source.contract
         self.transaction, self.files, self.run_total = transaction, files, run
-        repeats = {
+        self.repeats = repeats = {
             expectation.name: Repeats(expectation.columns)
             for expectation in self.contract.all_expectations
             if expectation.type == UNIQUE
@@ -228,10 +229,12 @@ class _Batch:
             Stager(lake, contract.table, table.schema) as good,
             Stager(lake, rejects.table.name, rejects.schema) as bad,
         ):
+            self._look_ahead()
             # Rows are written while the next ones are told apart and those after them evaluated.
             with ThreadPoolExecutor(1, thread_name_prefix="penstock-validate") as writer:
                 written: Future[None] | None = None
-                for chunk in Threads(_EVALUATED).run(self.rows.evaluated, self._raw_frames()):
+                frames = self._raw_frames(self.bronze.schema.names)
+                for chunk in Threads(_EVALUATED).run(self.rows.evaluated, frames):
                     split = self.rows.split(chunk)
                     if written is not None:
                         written.result()
@@ -268,8 +271,24 @@ class _Batch:
         self._add_to_run(good.rows, bad.rows)
         return committed.version
 
-    def _raw_frames(self) -> Iterator[pl.DataFrame]:
-        """The batch's bronze rows in file order, a file's rows one after the other."""
+    def _look_ahead(self) -> None:
+        """Where a file is long, see which of its rows repeat others before any is told apart."""
+        if not self.repeats or int(self.files["rows_read"].max() or 0) < LONG:  # pyright: ignore[reportArgumentType]
+            return
+        compared = {name for each in self.repeats.values() for name in each.columns}
+        columns = [column for column in self.contract.columns if column.name in compared]
+
+        def keys(raw: pl.DataFrame) -> dict[str, pl.DataFrame]:
+            rows = raw.select(SOURCE_FILE, *(typed(column) for column in columns))
+            return {name: each.keys(rows) for name, each in self.repeats.items()}
+
+        frames = self._raw_frames([SOURCE_FILE, *(column.raw_name for column in columns)])
+        for found in Threads(_EVALUATED).run(keys, frames):
+            for name, each in self.repeats.items():
+                each.look_ahead(found[name])
+
+    def _raw_frames(self, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Columns of the batch's bronze rows in file order, a file's rows one after the other."""
         bronze, number = self.bronze, self.transaction.number
         wanted = self.files.filter(pl.col("rows_read") > 0)["file"]
         # By name: the files of one stager are numbered, so that a source file spread over several
@@ -278,13 +297,13 @@ class _Batch:
             (f for f in bronze.files if _may_hold(f, number)),
             key=lambda file: file.path,
         )
-        for file in files:
-            rows = bronze.read([file], bronze.schema.names).filter(
-                (pl.col("_batch") == number) & origin("_source_file").is_in(wanted.implode())
-            )
-            a_row = max(1, file.size_bytes // max(1, file.rows))
-            chunk = max(1, min(PASS_ROWS, _PASS_BYTES // a_row))
-            yield from rows.collect_batches(chunk_size=chunk, maintain_order=True)
+        is_of_batch = pl.col("_batch") == number
+        is_wanted = is_of_batch & origin(SOURCE_FILE).is_in(wanted.implode())
+        size = sum(file.size_bytes for file in files)
+        a_row = max(1, size // max(1, sum(file.rows for file in files)))
+        chunk = max(1, min(PASS_ROWS, _PASS_BYTES // a_row))
+        for frame in bronze.stream(files, lambda rows: rows.filter(is_wanted).select(names)):
+            yield from frame.iter_slices(chunk)
 
     def _check(self, accepted: int, rejected: int) -> None:
         """That the rows add up, and that nothing forbids the commit."""
