@@ -1,6 +1,6 @@
-"""What ingest costs beside nothing: a million known files, a commit, object storage, upsert.
+"""What ingest costs beside nothing: known files, a commit, object storage, upsert, validation.
 
-    python -m benchmarks.ingest.lake --works known commit upsert
+    python -m benchmarks.ingest.lake --works known commit upsert validate
     python -m benchmarks.ingest.lake --works s3 --s3 s3://bucket/prefix    (keys in the environment)
 
 Each work is a process of its own; limits that it is held against are measured in the same run.
@@ -39,7 +39,7 @@ FOLDER = Path("data/bench/ingest_lake")
 def main() -> None:
     """Run works in processes of their own, print what they found, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--works", nargs="*", default=["known", "commit", "upsert"])
+    parser.add_argument("--works", nargs="*", default=["known", "commit", "upsert", "validate"])
     parser.add_argument("--s3", default="", help="where the work s3 may write")
     parser.add_argument("--scale", type=float, default=1.0, help="of the usual sizes, for a try")
     parser.add_argument("--alone", default="", help=argparse.SUPPRESS)
@@ -181,6 +181,36 @@ def _counted(kind: type, name: str, into: list[str]) -> None:
         return inner(self, key, *arguments, **settings)
 
     setattr(kind, name, counted)
+
+
+def validated(scale: float, _: str) -> dict[str, Any]:
+    """One long CSV file's rows, ingested before, held against the contract of sales."""
+    from penstock import Lake, validate
+    from penstock.ingest import Source
+    from schemas.retail import SALES
+
+    rows, folder = int(16_000_000 * scale), FOLDER / "validate"
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as maker:  # its memory is its own
+        maker.submit(_made_bronze, folder, rows).result()
+    lake, source = Lake(folder / "lake"), Source("retail/raw", str(folder / "raw"), SALES)
+    done, took = _timed(lambda: validate(lake, source))
+    assert done.rows_accepted == rows, done
+    return {"rows": rows, "seconds": took}
+
+
+def _made_bronze(folder: Path, rows: int) -> None:
+    from penstock import Lake
+    from penstock.ingest import Source, ingest
+    from schemas.retail import SALES
+
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "raw").mkdir(parents=True)
+    with (folder / "raw" / "sales.csv").open("wb") as file:
+        file.write(HEADER.encode() + b"\n")
+        for first in range(0, rows, 1_000_000):
+            part = made_rows(min(1_000_000, rows - first), first)
+            file.write(part.write_csv(include_header=False).encode())
+    ingest(Lake(folder / "lake"), Source("retail/raw", str(folder / "raw"), SALES))
 
 
 def s3(scale: float, uri: str) -> dict[str, Any]:
@@ -388,6 +418,7 @@ WORKS: dict[str, Callable[[float, str], dict[str, Any]]] = {
     "commit": commit,
     "s3": s3,
     "upsert": upsert,
+    "validate": validated,
 }
 
 if __name__ == "__main__":

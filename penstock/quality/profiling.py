@@ -22,11 +22,11 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from penstock.contracts.conditions import looks_past_a_row
 from penstock.errors import ContractError, SourceError, TableNotFound
 from penstock.lake import Lake, checked_name
 from penstock.quality.data import in_pieces, named, personal_in, personal_of, scanned
 from penstock.quality.history import VALIDATE, validations
-from penstock.quality.proving import looks_past_a_row
 from penstock.tables import Snapshot, Table
 from penstock.tables.log import path_of, read_entry
 from penstock.tables.sql import connect
@@ -255,6 +255,8 @@ def _profiled(
     ----------
     pieces: the same rows, to be read one after the other; none where the frame has no parts.
     """
+    import duckdb
+
     schema = frame.collect_schema()
     names = list(schema) if names is None else list(names)
     if missing := [each for each in names if each not in schema]:
@@ -269,9 +271,15 @@ def _profiled(
             some: dict[str, Kind] = {n: kinds[n] for n in names[first : first + _AT_ONCE]}
             columns |= _of_columns(pieces or [frame], schema, some, personal, rows)
     except pl.exceptions.PolarsError as error:
-        reason = "" if personal else f": {' '.join(str(error).split())[:300]}"
-        raise SourceError(f"{name}: can't be read{reason}") from error
+        raise _unread(name, str(error), personal) from error
+    except duckdb.Error as error:  # of a stream that broke off; its last line is polars'
+        raise _unread(name, str(error).rstrip().rsplit("\n", 1)[-1], personal) from error
     return Profile(name, rows, columns)
+
+
+def _unread(name: str, error: str, personal: Collection[str]) -> SourceError:
+    reason = "" if personal else f": {' '.join(error.split())[:300]}"
+    return SourceError(f"{name}: can't be read{reason}")
 
 
 def _of_columns(

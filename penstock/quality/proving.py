@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 
 from penstock.contracts import Contract, Expectation
+from penstock.contracts.conditions import looks_past_a_row
 from penstock.errors import ContractError
 from penstock.quality.columns import measures
 from penstock.quality.compiled import broken, looked_at, read_by
@@ -20,8 +19,6 @@ _OF_VALUES = {
     "expect_column_min_to_be_between",
     "expect_column_max_to_be_between",
 }
-_PAST_A_ROW = {"Agg", "Over", "Len", "SubPlan", "Quantile", "Rolling"}
-"""Of polars' expressions, as it writes them down."""
 _REFUSALS = (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError)
 _TEXT_ONLY = ("regex", "like_pattern", "strftime", "dateutil", "json", "value_lengths")
 
@@ -134,26 +131,6 @@ def _asked(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> list[
     except _REFUSALS as error:
         raise _refused(expectation, schema, error) from error
     return asked
-
-
-def looks_past_a_row(condition: pl.Expr) -> bool:
-    """Whether what it says of a row depends on others."""
-
-    def parts(node: Any) -> Iterator[str]:
-        if isinstance(node, str):
-            yield node
-        inner = node.items() if isinstance(node, dict) else ()
-        for key, value in cast("Iterable[tuple[str, Any]]", inner):
-            if key not in ("Column", "Literal"):  # of what a table or its reader names
-                yield key
-                yield from parts(value)
-        for each in cast("list[Any]", node if isinstance(node, list) else []):
-            yield from parts(each)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that JSON may change between versions
-        tree = json.loads(condition.meta.serialize(format="json"))
-    return bool(_PAST_A_ROW & set(parts(tree)))
 
 
 def _ask(asked: Sequence[pl.Expr], schema: Mapping[str, pl.DataType]) -> None:

@@ -96,6 +96,11 @@ def validate(lake: Lake, source: Source) -> Validation:
     accepted = _open_accepted(lake, contract)
     done, run.version = accepted.transaction(application), accepted.version
     if done < newest or not done:
+        if lacking := sorted({*contract.raw_names} - {*bronze.schema.names}):
+            raise ContractError(
+                f"{contract.table}: {source.table} has no column {', '.join(lacking)}, which came "
+                "into the contract after its newest batch; `penstock ingest` adds it"
+            )
         tables = Tables(accepted, *_open_others(lake, contract))
         ledger = scan_ledger(lake, source, mend_ledger(lake, source, bronze))
         files = ledger.filter(pl.col("batch") <= newest).collect().sort("batch", "file")

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from penstock.contracts.conditions import looks_past_a_row
 from penstock.errors import CommitConflict, ConstraintBroken, LakeError
 from penstock.tables.changes import staged_changes
 from penstock.tables.copying import Copy, Rewriting, Written, copied, with_kinds, written
@@ -57,9 +58,10 @@ def replace_where(
 
     Raises
     ------
-    LakeError: it is not, and which row shows it. Nothing was changed.
+    LakeError: it is not, and which row shows it; or what it says of a row depends on others.
+        Nothing was changed.
     """
-    matches = expression_of(predicate)
+    matches = _of_a_row(table, predicate, "replace_where")
     batches, schema = _batches(rows)
     snapshot = table.create(schema, of_rows=True)
     if is_checked:
@@ -75,8 +77,13 @@ def replace_where(
 
 
 def delete(table: Table, predicate: Predicate) -> Written:
-    """The rows for which a predicate is true out. Files that hold none are not touched."""
-    matches = expression_of(predicate)
+    """The rows for which a predicate is true out. Files that hold none are not touched.
+
+    Raises
+    ------
+    LakeError: what the predicate says of a row depends on others. Nothing was changed.
+    """
+    matches = _of_a_row(table, predicate, "delete")
     rewriting = Rewriting(
         table,
         lambda at, file: _without(at, file, matches),
@@ -166,6 +173,17 @@ def _checked(
                 f"as {wrong.row(0, named=True)}"
             )
         yield batch
+
+
+def _of_a_row(table: Table, predicate: Predicate, what: str) -> pl.Expr:
+    """A predicate that means the same for parts of the table."""
+    matches = expression_of(predicate)
+    if looks_past_a_row(matches):
+        raise LakeError(
+            f"{table.name}: {what}({predicate}): what this says of a row depends on others, and "
+            "files are gone through one by one; find the rows' keys first, and name those"
+        )
+    return matches
 
 
 def expression_of(predicate: Predicate) -> pl.Expr:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.errors import ContractError
+from penstock.errors import ContractError, SourceError
 from penstock.ingest import ingest
 from penstock.quality import Limits, drift, profile, profile_of, validate
 from penstock.quality import data as data_module
@@ -313,3 +313,14 @@ def test_files_are_profiled_piece_by_piece_as_if_they_were_one(
         whole = profile(frame, where=where)
         for name, column in found.columns.items():  # sums of floats vary with their order
             assert replace(column, std=None) == replace(whole.columns[name], std=None)
+
+
+@pytest.mark.parametrize("personal", [(), ("a",)])
+def test_files_of_other_columns_are_a_source_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, personal: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(data_module, "PIECE_BYTES", 1)
+    pl.DataFrame({"a": [1, 2], "b": [1, 2]}).write_parquet(tmp_path / "1.parquet")
+    pl.DataFrame({"a": [4]}).write_parquet(tmp_path / "2.parquet")
+    with pytest.raises(SourceError, match=r"can't be read$" if personal else "can't be read: .*b"):
+        profile(tmp_path, personal=personal)

@@ -357,3 +357,16 @@ def test_a_batch_that_another_writer_came_into_is_done_again_and_not_passed_over
     assert run.rows_accepted == 7
     assert shop.rows("shop/orders").height == 7
     assert shop.rows("shop/orders__ledger").height == 2
+
+
+def test_a_column_that_the_bronze_table_lacks_is_named(shop: Shop) -> None:
+    shop.write_orders("a.csv", 2)
+    ingest(shop.lake, shop.source)
+    contract = shop.source.contract
+    more = dataclasses.replace(contract, columns=(*contract.columns, Column("size", "int64", "")))
+    later = shop.with_source(contract=more)
+
+    with pytest.raises(ContractError, match=r"has no column size.*`penstock ingest` adds it"):
+        validate(later.lake, later.source)
+    ingest(later.lake, later.source)
+    assert validate(later.lake, later.source).rows_accepted == 2

@@ -358,3 +358,17 @@ def test_a_log_that_cant_be_read_on_is_told_by_the_tables_name(lake: Lake) -> No
 
     with pytest.raises(StorageError, match="shop/orders: Kernel error"):
         snapshot.transaction("ingest/x")
+
+
+def test_a_predicate_about_other_rows_is_refused(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, pl.DataFrame({"id": [1, 2, 2]}))
+    before = table.snapshot().version
+    for predicate in ("id = MAX(id)", ~pl.col("id").is_first_distinct()):
+        with pytest.raises(LakeError, match="says of a row depends on others"):
+            delete(table, predicate)
+        with pytest.raises(LakeError, match="says of a row depends on others"):
+            replace_where(table, predicate, pl.DataFrame({"id": [2]}))
+    assert table.snapshot().version == before
+    ids = pl.Series([2])
+    assert delete(table, pl.col("id").is_in(ids.implode())).rows_deleted == 2
