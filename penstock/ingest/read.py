@@ -7,7 +7,6 @@ one comes in pieces. A row that can't be taken apart keeps its text in `_rescued
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import io
 import lzma
@@ -34,6 +33,7 @@ from penstock.ingest.ledger import FileResult
 from penstock.ingest.media import CONTENT_BYTES, HEAD_BYTES, Sighted, media_rows, wants_content
 from penstock.ingest.plan import PlannedFile
 from penstock.ingest.source import Source
+from penstock.ingest.streams import Hashing, Text, as_utf8, head_of, unpacked
 from penstock.ingest.upstream import Upstream, stretch_of
 from penstock.storage.sources import Fetched, FileState, SourceFolder
 from penstock.tables.rewrite import WITHIN
@@ -56,10 +56,7 @@ _ODD_CONTENT = (
 """What readers raise at content that is not as it should be."""
 _MEDIA_BYTES = 32 << 20
 """Of binary files, that become rows at once."""
-_HEAD_BYTES = 1 << 16
 _TEXTS = ("csv", "jsonl", "json", "text")
-_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-_UTF8 = ("utf8", "utf-8", "u8", "utf_8", "utf-8-sig", "ascii")
 
 
 _Member = tuple[PlannedFile, memoryview, str]
@@ -105,7 +102,7 @@ def read_small(
                     yield text
                     continue
                 check_text(text, file.path)
-                header = delimited.header_of(source, _head_of(text), file.path)
+                header = delimited.header_of(source, head_of(text), file.path)
             rows = memoryview(text)[header.length_bytes :]
             groups.setdefault(header, []).append((file, rows, found))
         except UnreadableFile as error:
@@ -128,14 +125,14 @@ def read_large(
     with _explained(file.path):
         if file.known is not None:
             with folder.open(file.path) as raw:
-                hashing = _Hashing(raw)
+                hashing = Hashing(raw)
                 hashing.read_rest()
             _check_state(folder, file)
             if same := _seen_before(file, hashing.digest()):
                 yield same
                 return
         with folder.open(file.path) as raw:
-            hashing, rows = _Hashing(raw), 0
+            hashing, rows = Hashing(raw), 0
             if source.format == "binary":
                 data = _head(source, hashing, file)
             else:
@@ -292,7 +289,7 @@ def _kept(source: Source, data: bytes) -> bytes:
     return data if wants_content(source) else data[:HEAD_BYTES]
 
 
-def _head(source: Source, raw: _Hashing, file: PlannedFile) -> bytes:
+def _head(source: Source, raw: Hashing, file: PlannedFile) -> bytes:
     """What is kept of a large binary file: all, or its first bytes."""
     whole = wants_content(source) and file.size_bytes <= CONTENT_BYTES
     return raw.read(file.size_bytes if whole else HEAD_BYTES)
@@ -346,7 +343,7 @@ def _tables(source: Source, found: Rows, paths: Sequence[str]) -> Iterator[pa.Ta
     yield table
 
 
-def _streamed(source: Source, raw: _Hashing, file: PlannedFile) -> Iterator[pa.Table]:
+def _streamed(source: Source, raw: Hashing, file: PlannedFile) -> Iterator[pa.Table]:
     if is_archive(source, file.path):
         yield from _of_members(source, raw, file)
     else:
@@ -362,7 +359,7 @@ def _rows_of(source: Source, raw: Any, name: str, label: str) -> Iterator[pa.Tab
     """A file's or a member's rows; its format is told by `name`."""
     kind = source.format_of(name) or "csv"
     plain = unpacked(raw, name)
-    text = _Text(source, plain) if kind in _TEXTS else None
+    text = Text(source, plain) if kind in _TEXTS else None
     if text is not None and not text.head:
         raise UnreadableFile(f"{label}: the file is empty (0 bytes)")
     if kind != "csv" or text is None:
@@ -378,74 +375,6 @@ def _rows_of(source: Source, raw: Any, name: str, label: str) -> Iterator[pa.Tab
             raise UnreadableFile(f"{label}: {error}") from error
 
 
-class _Hashing(io.RawIOBase):
-    """Raw bytes on their way, and their checksum; seekable where the file is, without one then."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw, self._hash = raw, xxhash.xxh3_128()
-        self._sought = False
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._raw.read(size)
-        if not self._sought:
-            self._hash.update(data)
-        return data
-
-    def readinto(self, into: Any, /) -> int:
-        size = _read_into(self._raw, into)
-        if not self._sought:
-            self._hash.update(into[:size])
-        return size
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, at: int, whence: int = 0, /) -> int:
-        self._sought = True
-        return self._raw.seek(at, whence)
-
-    def tell(self) -> int:
-        return self._raw.tell()
-
-    def read_rest(self) -> None:
-        """What nobody asked for counts in the checksum too."""
-        if self._sought:
-            self._raw.seek(0)
-            self._hash.reset()
-            self._sought = False
-        while self.read(1 << 20):
-            pass
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
-
-def unpacked(raw: Any, path: str) -> Any:
-    """The plain bytes of a file, by its suffix."""
-    # Python's gzip, and not Arrow's, because it notices a file that was cut short.
-    if path.lower().endswith(".gz"):
-        return gzip.GzipFile(fileobj=raw)
-    if path.lower().endswith(".zst"):
-        return _Zstandard(raw)
-    return raw
-
-
-class _Zstandard:
-    """Plain bytes of a Zstandard file; one that is cut short is an `EOFError`, as with gzip."""
-
-    def __init__(self, raw: Any) -> None:
-        self._plain = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._plain.read(None if size < 0 else size)
-        except OSError as error:
-            raise EOFError(str(error)) from error
-
-
 def _whole_text(source: Source, file: PlannedFile, data: bytes) -> bytes | TooLarge:
     """The file without compression and, where it is text, as UTF-8 without a mark."""
     if file.path.lower().endswith((".gz", ".zst")):
@@ -456,81 +385,7 @@ def _whole_text(source: Source, file: PlannedFile, data: bytes) -> bytes | TooLa
         raise UnreadableFile(f"{file.path}: the file is empty (0 bytes)")
     if source.format_of(file.path) not in _TEXTS:
         return data
-    encoding, mark = _encoding(source, data)
-    data = data[mark:]
-    return data if encoding in _UTF8 else data.decode(encoding).encode()
-
-
-def _head_of(text: bytes) -> bytes:
-    """The first bytes of a text, with a whole line at least."""
-    return text[: max(_HEAD_BYTES, text.find(b"\n") + 1)]
-
-
-def _encoding(source: Source, head: bytes) -> tuple[str, int]:
-    """How text is encoded, and the length of its byte order mark."""
-    if head.startswith(codecs.BOM_UTF8):
-        return "utf8", 3
-    for mark, encoding in _MARKS.items():
-        if head.startswith(mark):
-            return encoding, 2
-    return source.encoding.lower(), 0
-
-
-def _read_into(stream: Any, into: memoryview) -> int:
-    """Fill with what a stream has, whether or not it knows how to; 0 at its end."""
-    readinto: Any = getattr(stream, "readinto", None)
-    if readinto is not None:
-        return readinto(into) or 0
-    data = stream.read(len(into))
-    into[: len(data)] = data
-    return len(data)
-
-
-class _Text:
-    """A stream of text as UTF-8 without a mark, its first bytes looked at."""
-
-    def __init__(self, source: Source, plain: Any) -> None:
-        self._plain = plain
-        head = plain.read(_HEAD_BYTES)
-        encoding, mark = _encoding(source, head)
-        self._decoder = None if encoding in _UTF8 else codecs.getincrementaldecoder(encoding)()
-        self.head = self._as_utf8(head[mark:], is_last=False)
-        while b"\n" not in self.head and len(self.head) < delimited.PIECE_BYTES:
-            more = plain.read(_HEAD_BYTES)  # a header may be longer
-            if not more:
-                break
-            self.head += self._as_utf8(more, is_last=False)
-        self._unread = self.head
-
-    def skip(self, size: int) -> None:
-        self._unread = self._unread[size:]
-
-    def read(self, size: int = -1) -> bytes:
-        if size < 0:
-            return b"".join(iter(lambda: self.read(1 << 20), b""))
-        if self._unread:
-            first, self._unread = self._unread, b""
-            return first
-        data = self._plain.read(size)
-        return self._as_utf8(data, is_last=not data)
-
-    def readinto(self, into: memoryview, /) -> int:
-        if not self._unread and self._decoder is None:
-            return _read_into(self._plain, into)
-        while not self._unread:  # of part of a character comes nothing yet
-            data = self._plain.read(len(into))
-            self._unread = self._as_utf8(data, is_last=not data)
-            if not data:
-                break
-        some = self._unread[: len(into)]
-        into[: len(some)] = some
-        self._unread = self._unread[len(some) :]
-        return len(some)
-
-    def _as_utf8(self, data: bytes, *, is_last: bool) -> bytes:
-        if self._decoder is None:
-            return data
-        return self._decoder.decode(data, is_last).encode()
+    return as_utf8(source, data)
 
 
 def _malformed(source: Source, found: Rows) -> pa.Table:

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from penstock.contracts import Column, Contract
 from penstock.contracts.contract import Kind
 from penstock.errors import ContractError, SourceError, did_you_mean
-from penstock.ingest.read import unpacked
 from penstock.ingest.source import Format, format_of
+from penstock.ingest.streams import unpacked
 from penstock.quality.cast import typed
 from penstock.storage.sources import SourceFolder
 
