@@ -40,7 +40,7 @@ from penstock.quality.profiling import batch_profiles
 from penstock.quality.proving import prove_contract
 from penstock.quality.results import Result, explain
 from penstock.quality.validation import rejects_name
-from penstock.storage.sources import without_credentials
+from penstock.storage.listing import without_credentials
 from penstock.tables import Table
 from penstock.training import TrainingSet, freeze, publish
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from penstock.errors import SourceError, UnreadableFile
 from penstock.ingest.upstream import Upstream, UpstreamSource, first_line
+from penstock.storage.listing import without_credentials
 from penstock.storage.objects import ObjectStore, resolve_options
-from penstock.storage.sources import without_credentials
 from penstock.tables.log import read_entry
 
 CHANGES = ("_change_type", "_commit_version", "_commit_timestamp")

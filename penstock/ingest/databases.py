@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from penstock.errors import MissingExtra, SourceError, UnreadableFile
 from penstock.ingest.upstream import BATCH_ROWS, Upstream, UpstreamSource, first_line
-from penstock.storage.sources import without_credentials
+from penstock.storage.listing import without_credentials
 
 _AS_THEY_ARE = {
     "bigint",

@@ -35,7 +35,8 @@ from penstock.ingest.plan import PlannedFile
 from penstock.ingest.source import Source
 from penstock.ingest.streams import Hashing, Text, as_utf8, head_of, unpacked
 from penstock.ingest.upstream import Upstream, stretch_of
-from penstock.storage.sources import Fetched, FileState, SourceFolder
+from penstock.storage.listing import Fetched, FileState
+from penstock.storage.sources import SourceFolder
 from penstock.tables.rewrite import WITHIN
 
 SMALL_BYTES = 8 << 20

@@ -42,7 +42,7 @@ from penstock.ingest.source import Source
 from penstock.ingest.upstream import UpstreamSource
 from penstock.ingest.work import Progress, Reporter, read_all, with_columns
 from penstock.lake import Lake
-from penstock.storage.sources import without_credentials
+from penstock.storage.listing import without_credentials
 from penstock.tables import Snapshot, Table, Transaction
 from penstock.tables.rewrite import changes_without, rewrite_without
 from penstock.tables.staging import SOURCE_FILE, discard

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from penstock.errors import SourceError
 from penstock.ingest.source import Source
-from penstock.storage.sources import LISTING
+from penstock.storage.listing import LISTING
 
 BATCH_ROWS = 1 << 16
 _SAFE = " :+,-.~"

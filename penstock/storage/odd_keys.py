@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import polars as pl
 
 from penstock.errors import MissingExtra, SourceError
-from penstock.storage.sources import LISTING, s3_settings
+from penstock.storage.anywhere import s3_settings
+from penstock.storage.listing import LISTING
 
 _PROBLEM = (
     "its key has an empty part, or `.` or `..`, which object storage takes and no path has; give "

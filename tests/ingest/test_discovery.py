@@ -102,7 +102,7 @@ def test_a_listing_too_long_to_be_held_is_left_with_what_may_be_new(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penstock.storage.sources._HELD", 2)
-    monkeypatch.setattr("penstock.storage.sources._LISTED", 1)
+    monkeypatch.setattr("penstock.storage.disk._LISTED", 1)
     for number in range(6):
         shop.write_orders(f"d{number}/f.csv", 3, first=10 * number)
     assert ingest(shop.lake, shop.source).rows_read == 18

@@ -22,17 +22,17 @@ import os, signal, sys
 from pathlib import Path
 from penstock import Lake
 from penstock.ingest import Source, ingest
-from penstock.storage import sources
+from penstock.storage import disk
 from tests.conftest import ORDERS
 
-read = sources._read_whole
+read = disk._read_whole
 
 def deadly(path):
     if path.endswith("poison.csv"):
         os.kill(os.getpid(), signal.SIGKILL)
     return read(path)
 
-sources._read_whole = deadly
+disk._read_whole = deadly
 report = ingest(Lake(sys.argv[1]), Source("shop/orders_raw", sys.argv[2], ORDERS, tries=3))
 print(report.rows_read)
 """
