@@ -25,6 +25,8 @@ _FUNCTIONS = {
     *("Quantile", "Entropy", "Skew", "Kurtosis", "Correlation", "NullCount", "ApproxNUnique"),
     *("Product", "DropNulls", "DropNans", "MaxBy", "MinBy", "ExtendConstant", "Reshape"),
 }
+_NAMES = {"Column", "Literal", "Selector", "Field", "dtype"}
+"""Below which is what a table or its reader names."""
 
 
 def looks_past_a_row(condition: pl.Expr) -> bool:
@@ -49,12 +51,21 @@ def _looks_past(node: Any) -> bool:
     if not isinstance(node, dict):
         return node == "Len"
     for key, value in cast("dict[str, Any]", node).items():
-        if key in ("Column", "Literal"):  # what a table or its reader names
+        if key in _NAMES:
             continue
         is_past = key in _NODES or (key == "Function" and _name(value) in _FUNCTIONS)
-        if (is_past and (_has_column(value) or key == "Cumulative")) or _looks_past(value):
+        if (is_past and (_has_column(value) or key == "Cumulative")) or _looks_past(
+            _asked(key, value)
+        ):
             return True
     return False
+
+
+def _asked(key: str, value: Any) -> Any:
+    """The expressions of a node, without the names in it, of which one may be that of a node."""
+    if key == "Alias":
+        return value[0]
+    return value["input"] if key == "Function" else value
 
 
 def _name(function: Any) -> str:

@@ -20,6 +20,10 @@ _X, _TEXTS = pl.col("x"), pl.col("texts")
         _X.is_in(pl.Series([1, 2]).implode()),
         _X.is_in(pl.lit(pl.Series([1, 2])).implode()),
         pl.col("Agg") > pl.col("Len"),
+        pl.sql_expr("s.Len > 1"),
+        pl.any_horizontal((_X > 1).alias("Len"), pl.col("Len", "x") > 1),
+        pl.col("s").struct.with_fields(pl.field("Len") + 1).struct.field("Len") > 1,
+        pl.col("s").cast(pl.Struct({"Len": pl.Int8})).struct.field("Len") > 1,
         pl.any_horizontal(_X > 1, _X.is_nan()),
         _TEXTS.list.max() > "a",
         _TEXTS.list.unique().list.reverse().list.len() > 1,
@@ -55,6 +59,8 @@ def test_conditions_of_one_row(condition: pl.Expr) -> None:
         _X.sort() > 1,
         _X.cumulative_eval(pl.element().sum()) > 1,
         pl.int_range(pl.len()) < 10,
+        pl.lit(2) < pl.len().alias("many"),
+        pl.col("s").struct.field("Len") > pl.len(),
     ],
 )
 def test_conditions_that_look_at_other_rows(condition: pl.Expr) -> None:
