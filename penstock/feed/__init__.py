@@ -3,7 +3,7 @@
     load.py           a name ─▶ manifest and index ─▶ Dataset
     where_it_lies.py  a URI ─▶ footers, or the Delta log ─▶ Dataset; transcoded.py makes its blocks
     dataset.py        Dataset: what to read and how, an immutable value to chain; iterating it feeds
-    mixing.py         interleave: several datasets in exact proportions
+    mixing.py         interleave: several datasets in exact proportions; turns.py
 
     order.py          the function from (seed, epoch, step) to sample numbers; permutation.py
     samples.py        a sample made of rows; filtering.py, windows.py, packed.py, images.py

@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from functools import cached_property, partial
 from typing import Any, Literal, Self, get_args
 
@@ -31,11 +30,11 @@ from penstock.feed.feeder import Caller, Feeder
 from penstock.feed.feeding import Step, fed
 from penstock.feed.metrics import Metrics
 from penstock.feed.order import Order
+from penstock.feed.turns import Turns, turns_of
 from penstock.feed.variable import contiguous
 from penstock.feed.world import World, current_world, dataloader_worker
 
 Stop = Literal["first_exhausted", "all_exhausted"]
-_LONGEST_PERIOD = 10_000
 
 
 def interleave(
@@ -74,57 +73,7 @@ def interleave(
             raise OrderError(
                 f"{dataset.name} {dataset.split} is empty; leave it out of the mixture"
             )
-    return Mixture(tuple(datasets), _turns_of(datasets, weights), stop)
-
-
-@dataclass(frozen=True)
-class Turns:
-    """Whose turn it is, over one period that repeats."""
-
-    shares: tuple[int, ...]
-    """Turns of each source in a period."""
-
-    @cached_property
-    def source(self) -> NDArray[np.int64]:
-        """(period,) whose turn it is; no source is ever a whole turn ahead of its share, or behind.
-
-        By Tijdeman's rule ("The Chairman Assignment Problem", 1980).
-        """
-        count, period = len(self.shares), sum(self.shares)
-        if count == 1:
-            return np.zeros(period, np.int64)
-        shares = np.array(self.shares, np.float64) / period
-        slack = 1.0 / (2 * count - 2)
-        had = np.zeros(count)
-        turns = np.empty(period, np.int64)
-        for turn in range(period):
-            may = shares * (turn + 1) - had >= slack - 1e-9
-            deadline = np.where(may, (had + 1 - slack) / shares, np.inf)
-            chosen = int(np.argmin(deadline))
-            turns[turn] = chosen
-            had[chosen] += 1
-        return turns
-
-    @cached_property
-    def before(self) -> NDArray[np.int64]:
-        """(sources, period + 1) turns that each has had before each of the period's."""
-        had = np.zeros((len(self.shares), len(self.source) + 1), np.int64)
-        for source in range(len(self.shares)):
-            had[source, 1:] = np.cumsum(self.source == source)
-        return had
-
-    def had(self, source: int, position: int) -> int:
-        """Turns of a source before a position."""
-        rounds, rest = divmod(position, len(self.source))
-        return rounds * self.shares[source] + int(self.before[source, rest])
-
-    def positions_to(self, source: int, turns: int) -> int:
-        """The first position by which a source has had so many turns."""
-        if not turns:
-            return 0
-        rounds, rest = divmod(turns - 1, self.shares[source])
-        within = int(np.searchsorted(self.before[source], rest + 1, side="left"))
-        return rounds * len(self.source) + within
+    return Mixture(tuple(datasets), turns_of(len(datasets), weights), stop)
 
 
 @dataclass(frozen=True)
@@ -227,7 +176,7 @@ class Mixture:
             self._end()  # whoever counts batches never asks for the end behind the last one
         if self._step:
             raise OrderError(f"weights change between epochs; this one is at step {self._step}")
-        self.turns = _turns_of(self._datasets, weights)
+        self.turns = turns_of(len(self._datasets), weights)
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next pass has; each source goes on behind what epochs before it took.
@@ -499,23 +448,6 @@ class _MixState:
     step: int
     offsets: list[int]
     """How far each source's stream was when the epoch began."""
-
-
-def _turns_of(datasets: Sequence[Dataset], weights: Sequence[float] | None) -> Turns:
-    given = [1.0] * len(datasets) if weights is None else list(weights)
-    if len(given) != len(datasets):
-        raise OrderError(f"{len(datasets)} datasets need as many weights, got {len(given)}")
-    if any(not weight > 0 or not math.isfinite(weight) for weight in given):
-        raise OrderError(f"weights must be positive, got {given}; leave a dataset out instead")
-    fractions = [Fraction(str(weight)) for weight in given]
-    scale = math.lcm(*(fraction.denominator for fraction in fractions))
-    shares = [int(fraction * scale) for fraction in fractions]
-    divisor = math.gcd(*shares)
-    shares = [share // divisor for share in shares]
-    total = sum(shares)
-    if total > _LONGEST_PERIOD:
-        shares = [max(1, round(share * _LONGEST_PERIOD / total)) for share in shares]
-    return Turns(tuple(shares))
 
 
 def _merged(parts: list[dict[str, Any]], whose: NDArray[np.int64]) -> dict[str, Any]:

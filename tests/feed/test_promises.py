@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from penstock import Dataset, Lake, interleave, load_dataset
 from penstock.errors import OrderError, StateError
-from penstock.feed.mixing import Turns
+from penstock.feed.turns import Turns
 from tests.shards.test_shards import publish
 
 SHUFFLES = ["none", "full", "windowed"]
