@@ -97,7 +97,13 @@ def export(table: str, form: str) -> None:
     if form == "json":
         click.echo(to_json(found))
         return
-    echo_json(found.gx_suite() if form == "gx" else to_odcs(found))
+    if form == "odcs":
+        echo_json(to_odcs(found))
+        return
+    if others := [each.name for each in found.all_expectations if not each.is_in_gx]:
+        said = "Great Expectations lacks them, or their row_condition"
+        click.echo(f"in meta.penstock alone, as {said}: {', '.join(others)}", err=True)
+    echo_json(found.gx_suite())
 
 
 @contract.command("import")
@@ -186,6 +192,7 @@ def check(
       penstock check s3://bucket/table --suite suite.json --json
     """
     from penstock.contracts import Expectation
+    from penstock.contracts.exchange import entries_of
     from penstock.quality import check as run
     from penstock.tables import Table
 
@@ -193,10 +200,10 @@ def check(
     is_table = "://" not in data and not Path(data).exists() and name in lake.table_names()
     wanted: Contract | list[Expectation]
     if suite is not None:
-        entries = _document(suite).get("expectations")
-        if not isinstance(entries, list):
-            raise ContractError(f"{suite}: a suite has a list of expectations; this has none")
-        wanted = [Expectation.from_gx(each) for each in cast("list[Any]", entries)]
+        try:
+            wanted = [*map(Expectation.from_gx, entries_of(_document(suite)))]
+        except ContractError as error:
+            raise ContractError(f"{suite}: {error}") from error
     elif table or is_table:
         wanted = _contract(table or name)
     else:

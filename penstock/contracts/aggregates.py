@@ -26,7 +26,7 @@ def expect_column_min_to_be_between(
     **options: Unpack[Options],
 ) -> Expectation:
     """The least value lies in the range."""
-    return _about(
+    return about(
         "expect_column_min_to_be_between",
         (column,),
         bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
@@ -44,7 +44,7 @@ def expect_column_max_to_be_between(
     **options: Unpack[Options],
 ) -> Expectation:
     """The greatest value lies in the range."""
-    return _about(
+    return about(
         "expect_column_max_to_be_between",
         (column,),
         bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
@@ -62,7 +62,7 @@ def expect_column_mean_to_be_between(
     **options: Unpack[Options],
 ) -> Expectation:
     """The mean lies in the range."""
-    return _about(
+    return about(
         "expect_column_mean_to_be_between",
         (column,),
         bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
@@ -80,7 +80,7 @@ def expect_column_median_to_be_between(
     **options: Unpack[Options],
 ) -> Expectation:
     """The median lies in the range."""
-    return _about(
+    return about(
         "expect_column_median_to_be_between",
         (column,),
         bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
@@ -98,7 +98,7 @@ def expect_column_stdev_to_be_between(
     **options: Unpack[Options],
 ) -> Expectation:
     """The standard deviation (of a sample, n - 1) lies in the range."""
-    return _about(
+    return about(
         "expect_column_stdev_to_be_between",
         (column,),
         bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
@@ -116,7 +116,7 @@ def expect_column_sum_to_be_between(
     **options: Unpack[Options],
 ) -> Expectation:
     """The sum lies in the range."""
-    return _about(
+    return about(
         "expect_column_sum_to_be_between",
         (column,),
         bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
@@ -134,7 +134,7 @@ def expect_column_unique_value_count_to_be_between(
     **options: Unpack[Options],
 ) -> Expectation:
     """The number of different values lies in the range."""
-    return _about(
+    return about(
         "expect_column_unique_value_count_to_be_between",
         (column,),
         bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
@@ -152,7 +152,7 @@ def expect_column_proportion_of_unique_values_to_be_between(
     **options: Unpack[Options],
 ) -> Expectation:
     """Different values over all values lie in the range."""
-    return _about(
+    return about(
         "expect_column_proportion_of_unique_values_to_be_between",
         (column,),
         bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
@@ -170,7 +170,7 @@ def expect_column_proportion_of_non_null_values_to_be_between(
     **options: Unpack[Options],
 ) -> Expectation:
     """The share of rows with a value lies in the range."""
-    return _about(
+    return about(
         "expect_column_proportion_of_non_null_values_to_be_between",
         (column,),
         bounds(min_value, max_value, strict_min=strict_min, strict_max=strict_max),
@@ -184,7 +184,7 @@ def expect_column_distinct_values_to_be_in_set(
     **options: Unpack[Options],
 ) -> Expectation:
     """Every different value is one of the set."""
-    return _about(
+    return about(
         "expect_column_distinct_values_to_be_in_set",
         (column,),
         {"value_set": listed(value_set)},
@@ -198,7 +198,7 @@ def expect_column_distinct_values_to_contain_set(
     **options: Unpack[Options],
 ) -> Expectation:
     """Every value of the set is there."""
-    return _about(
+    return about(
         "expect_column_distinct_values_to_contain_set",
         (column,),
         {"value_set": listed(value_set)},
@@ -212,7 +212,7 @@ def expect_column_distinct_values_to_equal_set(
     **options: Unpack[Options],
 ) -> Expectation:
     """The different values are just those of the set."""
-    return _about(
+    return about(
         "expect_column_distinct_values_to_equal_set",
         (column,),
         {"value_set": listed(value_set)},
@@ -228,7 +228,7 @@ def expect_column_most_common_value_to_be_in_set(
     **options: Unpack[Options],
 ) -> Expectation:
     """The value that most rows have is one of the set."""
-    return _about(
+    return about(
         "expect_column_most_common_value_to_be_in_set",
         (column,),
         {"value_set": listed(value_set), "ties_okay": ties_okay},
@@ -253,14 +253,14 @@ def expect_column_quantile_values_to_be_between(
         )
     arguments = {"quantile_ranges": {"quantiles": quantiles, "value_ranges": ranges}}
     kind = "expect_column_quantile_values_to_be_between"
-    return _about(kind, (column,), arguments, options)
+    return about(kind, (column,), arguments, options)
 
 
 def expect_column_values_to_be_unique(
     column: str, *, mostly: float = 1.0, **options: Unpack[Options]
 ) -> Expectation:
     """No two rows have the same value."""
-    return _about("expect_column_values_to_be_unique", (column,), {}, options, mostly)
+    return about("expect_column_values_to_be_unique", (column,), {}, options, mostly)
 
 
 def expect_column_values_to_be_increasing(
@@ -268,7 +268,7 @@ def expect_column_values_to_be_increasing(
 ) -> Expectation:
     """No value is less than the one before it; strictly: nor equal to it."""
     kind, arguments = "expect_column_values_to_be_increasing", {"strictly": strictly}
-    return _about(kind, (column,), arguments, options, mostly)
+    return about(kind, (column,), arguments, options, mostly)
 
 
 def expect_column_values_to_be_decreasing(
@@ -276,7 +276,7 @@ def expect_column_values_to_be_decreasing(
 ) -> Expectation:
     """No value is greater than the one before it; strictly: nor equal to it."""
     kind, arguments = "expect_column_values_to_be_decreasing", {"strictly": strictly}
-    return _about(kind, (column,), arguments, options, mostly)
+    return about(kind, (column,), arguments, options, mostly)
 
 
 def expect_column_value_z_scores_to_be_less_than(
@@ -290,7 +290,7 @@ def expect_column_value_z_scores_to_be_less_than(
     """The value is less than so many standard deviations above the mean; or below, double sided."""
     kind = "expect_column_value_z_scores_to_be_less_than"
     arguments = {"threshold": threshold, "double_sided": double_sided}
-    return _about(kind, (column,), arguments, options, mostly)
+    return about(kind, (column,), arguments, options, mostly)
 
 
 def expect_column_values_to_not_be_outliers(
@@ -306,7 +306,7 @@ def expect_column_values_to_not_be_outliers(
     """
     kind = "expect_column_values_to_not_be_outliers"
     arguments = {"method": method, "multiplier": multiplier}
-    return _about(kind, (column,), arguments, options, mostly)
+    return about(kind, (column,), arguments, options, mostly)
 
 
 def expect_column_to_exist(
@@ -314,19 +314,19 @@ def expect_column_to_exist(
 ) -> Expectation:
     """The table has the column, at this place where one is given."""
     arguments = {} if column_index is None else {"column_index": column_index}
-    return _about("expect_column_to_exist", (column,), arguments, options)
+    return about("expect_column_to_exist", (column,), arguments, options)
 
 
 def expect_column_type_to_be(column: str, type_: str, **options: Unpack[Options]) -> Expectation:
     """The column has a type, by polars' name (`Int64`), Arrow's (`int64`) or Python's (`int`)."""
-    return _about("expect_column_type_to_be", (column,), {"type_": type_}, options)
+    return about("expect_column_type_to_be", (column,), {"type_": type_}, options)
 
 
 def expect_column_values_to_be_of_type(
     column: str, type_: str, **options: Unpack[Options]
 ) -> Expectation:
     """As `expect_column_type_to_be`: all values of a column are of one type here."""
-    return _about("expect_column_values_to_be_of_type", (column,), {"type_": type_}, options)
+    return about("expect_column_values_to_be_of_type", (column,), {"type_": type_}, options)
 
 
 def expect_column_kl_divergence_to_be_less_than(
@@ -363,7 +363,7 @@ def expect_column_kl_divergence_to_be_less_than(
         arguments["tail_weight_holdout"] = tail_weight_holdout
     if internal_weight_holdout:
         arguments["internal_weight_holdout"] = internal_weight_holdout
-    return _about(kind, (column,), arguments, options)
+    return about(kind, (column,), arguments, options)
 
 
 def _tails(partition_object: Mapping[str, Any]) -> float:
@@ -375,7 +375,7 @@ def expect_column_values_to_be_in_type_list(
 ) -> Expectation:
     """The column has one of the types."""
     kind = "expect_column_values_to_be_in_type_list"
-    return _about(kind, (column,), {"type_list": listed(type_list)}, options)
+    return about(kind, (column,), {"type_list": listed(type_list)}, options)
 
 
 def expect_table_row_count_to_be_between(
@@ -383,12 +383,12 @@ def expect_table_row_count_to_be_between(
 ) -> Expectation:
     """There are so many rows, both ends included; in a contract, in a batch."""
     arguments = {"min_value": min_value, "max_value": max_value}
-    return _about("expect_table_row_count_to_be_between", (), arguments, options)
+    return about("expect_table_row_count_to_be_between", (), arguments, options)
 
 
 def expect_table_row_count_to_equal(value: int, **options: Unpack[Options]) -> Expectation:
     """There are just so many rows."""
-    return _about("expect_table_row_count_to_equal", (), {"value": value}, options)
+    return about("expect_table_row_count_to_equal", (), {"value": value}, options)
 
 
 def expect_table_column_count_to_be_between(
@@ -396,12 +396,12 @@ def expect_table_column_count_to_be_between(
 ) -> Expectation:
     """There are so many columns, both ends included."""
     arguments = {"min_value": min_value, "max_value": max_value}
-    return _about("expect_table_column_count_to_be_between", (), arguments, options)
+    return about("expect_table_column_count_to_be_between", (), arguments, options)
 
 
 def expect_table_column_count_to_equal(value: int, **options: Unpack[Options]) -> Expectation:
     """There are just so many columns."""
-    return _about("expect_table_column_count_to_equal", (), {"value": value}, options)
+    return about("expect_table_column_count_to_equal", (), {"value": value}, options)
 
 
 def expect_table_columns_to_match_ordered_list(
@@ -409,7 +409,7 @@ def expect_table_columns_to_match_ordered_list(
 ) -> Expectation:
     """The columns are these, in this order."""
     arguments = {"column_list": list(column_list)}
-    return _about("expect_table_columns_to_match_ordered_list", (), arguments, options)
+    return about("expect_table_columns_to_match_ordered_list", (), arguments, options)
 
 
 def expect_table_columns_to_match_set(
@@ -417,14 +417,26 @@ def expect_table_columns_to_match_set(
 ) -> Expectation:
     """The columns are these, in any order; with more of them where the match isn't exact."""
     arguments = {"column_set": list(column_set), "exact_match": exact_match}
-    return _about("expect_table_columns_to_match_set", (), arguments, options)
+    return about("expect_table_columns_to_match_set", (), arguments, options)
 
 
-def _about(
+def about(
     kind: str,
     columns: tuple[str, ...],
     arguments: Mapping[str, Any],
     options: Options,
     mostly: float = 1.0,
 ) -> Expectation:
-    return Expectation(kind, columns, arguments, options.get("severity", "warn"), mostly)
+    """One about a column or a table; it rejects no rows.
+
+    Raises
+    ------
+    ContractError: an option is none that it has.
+    """
+    if unknown := sorted({*options} - Options.__annotations__.keys()):
+        raise ContractError(
+            f"{kind} takes no {', '.join(unknown)}; beside its own arguments it takes "
+            f"{', '.join(Options.__annotations__)}"
+        )
+    given: Options = {"severity": "warn", **options}
+    return Expectation(kind, columns, arguments, mostly=mostly, **given)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Any, Unpack
 
+from penstock.contracts.aggregates import about
 from penstock.contracts.expectation import Expectation, Options, RowOptions
 from penstock.errors import ContractError
 
@@ -46,7 +46,7 @@ def expect_column_max_to_be_recent(
     within: such as `90m`, `26h`, `7d`.
     """
     seconds(within)
-    return _about("expect_column_max_to_be_recent", (column,), {"within": within}, options)
+    return about("expect_column_max_to_be_recent", (column,), {"within": within}, options)
 
 
 def expect_column_values_to_have_no_gaps(
@@ -59,7 +59,7 @@ def expect_column_values_to_have_no_gaps(
     every: such as `15m`, `1h`, `1d`; stretches begin at whole ones, UTC.
     """
     seconds(every)
-    return _about("expect_column_values_to_have_no_gaps", (column,), {"every": every}, options)
+    return about("expect_column_values_to_have_no_gaps", (column,), {"every": every}, options)
 
 
 def expect_column_distribution_to_be_stable(
@@ -85,7 +85,7 @@ def expect_column_distribution_to_be_stable(
             f"{column}: a stable distribution has limits of psi, js or ks, from 0 on"
         )
     arguments = {"against": against, **limits}
-    return _about("expect_column_distribution_to_be_stable", (column,), arguments, options)
+    return about("expect_column_distribution_to_be_stable", (column,), arguments, options)
 
 
 def expect_table_row_count_to_be_near_previous(
@@ -105,12 +105,12 @@ def expect_table_row_count_to_be_near_previous(
             f"at least 1, not {min_ratio}, {max_ratio}, {over}"
         )
     arguments = {"min_ratio": min_ratio, "max_ratio": max_ratio, "over": over}
-    return _about("expect_table_row_count_to_be_near_previous", (), arguments, options)
+    return about("expect_table_row_count_to_be_near_previous", (), arguments, options)
 
 
 def expect_table_columns_to_be_known(**options: Unpack[Options]) -> Expectation:
     """Raw files have no column that the contract doesn't know (schema drift)."""
-    return _about("expect_table_columns_to_be_known", (), {}, options)
+    return about("expect_table_columns_to_be_known", (), {}, options)
 
 
 def unexpected_rows_expectation(
@@ -127,7 +127,7 @@ def unexpected_rows_expectation(
         raise ContractError(
             f"a query for unexpected rows reads {BATCH}, and this doesn't: {query!r}"
         )
-    return _about("unexpected_rows_expectation", (), {"unexpected_rows_query": query}, options)
+    return about("unexpected_rows_expectation", (), {"unexpected_rows_query": query}, options)
 
 
 def seconds(length: str) -> int:
@@ -142,9 +142,3 @@ def seconds(length: str) -> int:
     if not total or "".join(f"{number}{unit}" for number, unit in parts) != length:
         raise ContractError(f"{length!r} is no length of time such as 90m, 26h, 7d")
     return total
-
-
-def _about(
-    kind: str, columns: tuple[str, ...], arguments: Mapping[str, Any], options: Options
-) -> Expectation:
-    return Expectation(kind, columns, arguments, options.get("severity", "warn"))

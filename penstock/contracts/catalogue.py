@@ -96,3 +96,9 @@ BEYOND = {
     "expect_table_row_count_to_be_near_previous",
 }
 """Those of them that Great Expectations lacks."""
+WITHOUT_CONDITION = {
+    *_TABLE,
+    "expect_column_distribution_to_be_stable",
+    "expect_column_kl_divergence_to_be_less_than",
+}
+"""Those that don't look at rows which a condition could pick."""

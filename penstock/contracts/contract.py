@@ -124,7 +124,10 @@ class Contract:
                 )
         names = [expectation.name for expectation in self.all_expectations]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ContractError(f"{self.table}: expected twice: {', '.join(twice)}")
+            raise ContractError(
+                f"{self.table}: expected twice: {', '.join(twice)}; tell them apart by a name, "
+                'label="..."'
+            )
 
     def __str__(self) -> str:
         """For a reader: a line for each column and each expectation."""
@@ -166,10 +169,17 @@ class Contract:
     @property
     def all_expectations(self) -> tuple[Expectation, ...]:
         """Those written down, after one for each column that must have a value, and freshness."""
+        said = {
+            each.columns[0]
+            for each in self.expectations
+            if each.type == "expect_column_values_to_not_be_null"
+            and each.severity != "warn"
+            and not each.row_condition
+        }
         implied = (
             expect_column_values_to_not_be_null(column.name)
             for column in self.columns
-            if not column.nullable
+            if not column.nullable and column.name not in said
         )
         fresh = ()
         if self.freshness:
@@ -188,9 +198,18 @@ class Contract:
         return xxhash.xxh3_64_hexdigest(text.encode())
 
     def gx_suite(self) -> dict[str, Any]:
-        """The expectations as a Great Expectations suite (JSON)."""
-        expectations = [expectation.to_gx() for expectation in self.all_expectations]
-        return {"name": self.table, "expectations": expectations, "meta": {}}
+        """The expectations as a Great Expectations suite (JSON).
+
+        Those that it hasn't, or would ask of rows that their condition leaves out, are in
+        `meta.penstock`, each with its place, for whoever reads the suite with Penstock.
+        """
+        every = [*enumerate(self.all_expectations)]
+        others = [{"at": at, **each.to_gx()} for at, each in every if not each.is_in_gx]
+        return {
+            "name": self.table,
+            "expectations": [each.to_gx() for _, each in every if each.is_in_gx],
+            "meta": {"penstock": {"expectations": others}} if others else {},
+        }
 
 
 def file_columns(*, content: bool = True) -> tuple[Column, ...]:

@@ -71,11 +71,9 @@ def from_gx_suite(
     """
     found, left = list(contract.expectations), dict[str, list[str]]()
     known = {expectation.name for expectation in contract.all_expectations}
+    said = {replace(expectation, label="") for expectation in contract.all_expectations}
     names = {column.name for column in contract.columns}
-    entries = suite.get("expectations") if isinstance(suite, Mapping) else None  # pyright: ignore
-    if not isinstance(entries, Sequence):
-        raise ContractError("not a suite of Great Expectations: it has no list of expectations")
-    for entry in entries:
+    for entry in entries_of(suite):
         try:
             expectation = _typed(Expectation.from_gx(entry), contract.columns)
         except ContractError as error:
@@ -86,13 +84,41 @@ def from_gx_suite(
         if missing := [name for name in expectation.columns if name not in names]:
             reason = f"no column {', '.join(missing)}"
             left.setdefault(reason, []).append(expectation.type)
-        elif expectation.name in known:
-            reason = f"{expectation.name} is expected already; a contract has one of a name"
+        elif replace(expectation, label="") in said:
+            reason = f"{expectation.name} is expected already"
             left.setdefault(reason, []).append(expectation.type)
         else:
+            expectation = _told_apart(expectation, known)
             known.add(expectation.name)
+            said.add(replace(expectation, label=""))
             found.append(expectation)
     return replace(contract, expectations=tuple(found)), left
+
+
+def entries_of(suite: Mapping[str, Any]) -> list[Any]:
+    """A suite's expectations, and those that `Contract.gx_suite` keeps beside them.
+
+    Raises
+    ------
+    ContractError: it is no suite.
+    """
+    entries = suite.get("expectations") if isinstance(suite, Mapping) else None  # pyright: ignore
+    if not isinstance(entries, Sequence):
+        raise ContractError("not a suite of Great Expectations: it has no list of expectations")
+    found = list[Any](entries)
+    for other in ((suite.get("meta") or {}).get("penstock") or {}).get("expectations") or ():
+        entry = dict(other)
+        found.insert(int(entry.pop("at", len(found))), entry)
+    return found
+
+
+def _told_apart(expectation: Expectation, known: set[str]) -> Expectation:
+    """Under a name that no other has: the second of one type on the same columns ends on `_2`."""
+    name, number = expectation.name, 1
+    while expectation.name in known:
+        number += 1
+        expectation = replace(expectation, label=f"{name}_{number}")
+    return expectation
 
 
 def to_odcs(contract: Contract, *, version: str = "1.0.0") -> dict[str, Any]:

@@ -4,12 +4,14 @@ Names and arguments are Great Expectations', with a severity added: `reject` sen
 the promise to the rejects, `warn` lets it through and is reported, `fail` lets nothing of the batch
 commit. `mostly` is the share of the rows looked at that must hold for the check to pass (rows that
 break a `reject` are rejected either way); `row_condition` picks the rows looked at, here as an SQL
-expression over the table's columns.
+expression over the table's columns; `label` is what it is called, where a contract has two of one
+type on the same columns.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -19,11 +21,19 @@ from typing import Any, Literal, TypedDict, cast, get_args
 
 import xxhash
 
-from penstock.contracts.catalogue import KINDS, Kind
+from penstock.contracts.catalogue import BEYOND, KINDS, WITHOUT_CONDITION, Kind
 from penstock.errors import ContractError
 
 Severity = Literal["reject", "warn", "fail"]
 IgnoreRow = Literal["any_value_is_missing", "all_values_are_missing", "never"]
+_PAIRS_IN_GX: dict[IgnoreRow, str] = {
+    "any_value_is_missing": "either_value_is_missing",
+    "all_values_are_missing": "both_values_are_missing",
+    "never": "neither",
+}
+_UNIQUE = "expect_compound_columns_to_be_unique"
+_RENAMED = {"expect_multicolumn_values_to_be_unique"}
+"""That Great Expectations' newest has no more."""
 _SEVERITY_IN_GX: dict[Severity, str] = {"reject": "warning", "warn": "info", "fail": "critical"}
 _PREFIXES = (
     "expect_select_column_",
@@ -35,6 +45,7 @@ _PREFIXES = (
 )
 
 
+_LABEL = re.compile(r"[A-Za-z0-9_]+")
 _ONE_OF = {
     "match_on": ("any", "all"),
     "method": ("iqr", "std"),
@@ -48,12 +59,19 @@ class RowOptions(TypedDict, total=False):
     severity: Severity
     mostly: float
     row_condition: str | None
+    label: str
 
 
 class Options(TypedDict, total=False):
-    """What every expectation about a column or a table takes."""
+    """What every expectation about a column or a table takes.
+
+    A row condition picks the rows whose values are measured; those that look at no rows, or at
+    earlier batches, take none.
+    """
 
     severity: Literal["warn", "fail"]
+    row_condition: str | None
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +92,11 @@ class Expectation:
     severity: Severity = "reject"
     mostly: float = 1.0
     row_condition: str | None = None
+    label: str = ""
+    """What it is called; by default by its columns and type."""
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.columns, self.severity, self.mostly, self.label))
 
     def __post_init__(self) -> None:
         if self.type not in KINDS:
@@ -89,10 +112,17 @@ class Expectation:
                 "severity is warn or fail"
             )
         object.__setattr__(self, "row_condition", self.row_condition or None)
+        if self.label and not _LABEL.fullmatch(self.label):
+            raise ContractError(f"{self.label!r}: a label is of letters, digits and _")
+        if self.row_condition and self.type in WITHOUT_CONDITION:
+            raise ContractError(
+                f"{self.name}: it takes no row_condition; write it as unexpected_rows_expectation, "
+                "or about rows"
+            )
         if len(set(self.columns)) < len(self.columns):
             raise ContractError(f"{self.name}: names a column twice: {', '.join(self.columns)}")
-        if not 0 < self.mostly <= 1:
-            raise ContractError(f"{self.name}: mostly must lie in (0, 1], got {self.mostly}")
+        if not isinstance(self.mostly, int | float) or not 0 < self.mostly <= 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ContractError(f"{self.name}: mostly must lie in (0, 1], got {self.mostly!r}")
         _check_arguments(self)
 
     @property
@@ -102,7 +132,9 @@ class Expectation:
 
     @property
     def name(self) -> str:
-        """Short and unique within a contract: the columns, then what is expected of them."""
+        """Short and unique within a contract: the label, or the columns and what is expected."""
+        if self.label:
+            return self.label
         what = self.type
         for prefix in _PREFIXES:
             if what.startswith(prefix):
@@ -144,13 +176,27 @@ class Expectation:
                 names = {"column": self.columns[0]} if self.columns else {}
         arguments = json.loads(json.dumps(dict(self.arguments), default=str))
         kwargs = {**names, **arguments} | ({"mostly": self.mostly} if self.mostly < 1 else {})
+        if len(self.columns) > 1 or self.kind == "rows":
+            kwargs["ignore_row_if"] = self._ignores_in_gx
         meta = {"severity": self.severity, "row_condition": self.row_condition}
+        meta |= {"label": self.label} if self.label else {}
         return {
             "type": self.type,
             "kwargs": kwargs,
             "severity": _SEVERITY_IN_GX[self.severity],
             "meta": {"penstock": meta},
         }
+
+    @property
+    def _ignores_in_gx(self) -> str:
+        if self.type == _UNIQUE:
+            return "never"
+        return _PAIRS_IN_GX[self.ignores] if self.kind == "pair" else self.ignores
+
+    @property
+    def is_in_gx(self) -> bool:
+        """Whether Great Expectations, given what `to_gx` says, looks at the same."""
+        return self.type not in BEYOND and self.type not in _RENAMED and not self.row_condition
 
     @classmethod
     def from_gx(cls, entry: Mapping[str, Any]) -> Expectation:
@@ -191,6 +237,8 @@ class Expectation:
                 arguments[ours] = arguments.pop(theirs)
         if kind == "expect_multicolumn_values_to_be_unique":
             arguments.pop("column", None)
+        if KINDS[kind] in ("pair", "rows"):
+            _say_ignored(kind, arguments, is_ours=bool(said))
         by_row = KINDS[kind] in ("row", "pair", "rows")
         named = {text: name for name, text in _SEVERITY_IN_GX.items()}
         default = "reject" if by_row else "warn"
@@ -200,9 +248,24 @@ class Expectation:
         takes_share = by_row or "mostly" in signature(getattr(contracts, kind)).parameters
         if takes_share:
             arguments["mostly"] = 1.0 if mostly is None else float(mostly)
-        if by_row:
+        if by_row or said.get("row_condition"):
             arguments["row_condition"] = said.get("row_condition")
+        if said.get("label"):
+            arguments["label"] = said["label"]
         return getattr(contracts, kind)(**arguments, severity=severity)
+
+
+def _say_ignored(kind: str, arguments: dict[str, Any], *, is_ours: bool) -> None:
+    """Which rows are not looked at, in our words; unsaid in a suite, those without any value."""
+    default = "any_value_is_missing" if is_ours else "all_values_are_missing"
+    ours = {theirs: ours for ours, theirs in _PAIRS_IN_GX.items()}
+    how = arguments.pop("ignore_row_if", default)
+    how = ours.get(how, how)
+    if kind == _UNIQUE:
+        if how not in ("never", default):
+            raise ContractError(f"{kind}: ignore_row_if is never here: missing values are equal")
+    elif how != "any_value_is_missing":
+        arguments["ignore_row_if"] = how
 
 
 def bounds(

@@ -68,6 +68,8 @@ def _expectation(expectation: Expectation) -> str:
         given.append(f"severity={_text(expectation.severity)}")
     if expectation.mostly != 1:
         given.append(f"mostly={expectation.mostly!r}")
+    if expectation.label:
+        given.append(f"label={_text(expectation.label)}")
     if expectation.row_condition is not None:
         given.append(f"row_condition={_text(expectation.row_condition)}")
     return f"{expectation.type}({', '.join(given)})"

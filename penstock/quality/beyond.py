@@ -166,11 +166,10 @@ def refuse_without_lake(expectations: Sequence[Expectation]) -> None:
         )
 
 
-def measures(expectation: Expectation) -> dict[str, pl.Expr]:
+def measures(expectation: Expectation, value: pl.Expr) -> dict[str, pl.Expr]:
     """Aggregates of a column of times; none of what isn't about one."""
     if not expectation.type.endswith(("_to_be_recent", "_to_have_no_gaps")):
         return {}
-    value = pl.col(expectation.columns[0]).drop_nulls()
     if expectation.type.endswith("_to_be_recent"):
         return {"observed": value.max()}
     length = seconds(expectation.arguments["every"])

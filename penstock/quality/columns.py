@@ -16,7 +16,7 @@ import polars as pl
 from penstock.contracts import Expectation
 from penstock.quality.beyond import judge_times
 from penstock.quality.beyond import measures as of_times
-from penstock.quality.compiled import in_set
+from penstock.quality.compiled import considered, in_set
 from penstock.quality.results import MASK, Result
 
 Values = Mapping[str, Any]
@@ -32,8 +32,10 @@ def measures(expectation: Expectation) -> dict[str, pl.Expr]:
     """Aggregates of its column, nulls left out, by name."""
     if not expectation.columns or expectation.kind != "column":
         return {}
-    value = pl.col(expectation.columns[0]).drop_nulls()
-    found = {"count": pl.col(expectation.columns[0]).count(), **of_times(expectation)}
+    value = picked(expectation).drop_nulls()
+    found = {"count": picked(expectation).count(), **of_times(expectation, value)}
+    if expectation.row_condition:
+        found["rows"] = considered(expectation).sum()
     arguments = expectation.arguments
     match expectation.type.removeprefix("expect_column_").removesuffix("_to_be_between"):
         case "min" | "max" | "mean" | "median" as how:
@@ -45,8 +47,6 @@ def measures(expectation: Expectation) -> dict[str, pl.Expr]:
             found["observed"] = value.std()
         case "unique_value_count" | "proportion_of_unique_values":
             found["observed"] = value.n_unique()
-        case "proportion_of_non_null_values":
-            found["rows"] = pl.len()
         case "quantile_values":
             quantiles = arguments["quantile_ranges"]["quantiles"]
             for number, quantile in enumerate(quantiles):
@@ -74,6 +74,12 @@ def measures(expectation: Expectation) -> dict[str, pl.Expr]:
         case _:
             pass
     return found
+
+
+def picked(expectation: Expectation) -> pl.Expr:
+    """Its column's values in the rows that it looks at."""
+    value = pl.col(expectation.columns[0])
+    return value.filter(considered(expectation)) if expectation.row_condition else value
 
 
 AFTERWARDS = frozenset(
@@ -123,7 +129,7 @@ def judged(result: Result, values: Values, schema: Mapping[str, pl.DataType], ro
         return
     if judge_times(result, values):
         return
-    count = int(values.get("count", 0))
+    count, rows = int(values.get("count", 0)), int(values.get("rows", rows) or 0)
     result.elements = result.elements or rows
     kind = expectation.type.removeprefix("expect_column_")
     if kind.startswith("distinct_values"):

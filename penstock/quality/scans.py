@@ -26,7 +26,7 @@ from penstock.engines import Threads
 from penstock.quality.beyond import judge_frame, judge_table
 from penstock.quality.breaking import OWN, Few, RejectsWriter, Told, broken_by
 from penstock.quality.columns import AFTERWARDS, ORDERED, REPEATED, judged, mask, measures, second
-from penstock.quality.compiled import broken, looked_at, read_by
+from penstock.quality.compiled import broken, considered, looked_at, read_by
 from penstock.quality.data import PIECE_BYTES, Piece
 from penstock.quality.reasons import reason, shown, with_reasons
 from penstock.quality.results import MASK, Result
@@ -117,11 +117,11 @@ class Run:
 
     def _measured_of_long(self) -> dict[str, Any]:
         """What polars would hold whole columns for, where they are long."""
-        by_column = dict[str, dict[int, Expectation]]()
+        by_column = dict[tuple[str, str | None], dict[int, Expectation]]()
         for number, result in enumerate(self.results):
             if measures(result.expectation):
-                mine = by_column.setdefault(result.expectation.columns[0], {})
-                mine[number] = result.expectation
+                key = result.expectation.columns[0], result.expectation.row_condition
+                by_column.setdefault(key, {})[number] = result.expectation
         held = sum(
             _HELD_BY_MODE if any("most_common" in each.type for each in mine.values()) else 1
             for mine in by_column.values()
@@ -135,12 +135,16 @@ class Run:
             quantiles,
         )
 
-        def batches(column: str) -> Iterator[pl.DataFrame]:
-            return _batches(self.frame.select(column))
-
         found = dict[str, Any]()
-        for column, expectations in by_column.items():
+        for (column, condition), expectations in by_column.items():
             kind = self.schema[column]
+            frame = self.frame
+            if condition is not None:
+                frame = frame.filter(considered(next(iter(expectations.values()))))
+
+            def batches(name: str, rows: pl.LazyFrame = frame) -> Iterator[pl.DataFrame]:
+                return _batches(rows.select(name))
+
             asked = {
                 f"{number}:{what}": quantile
                 for number, expectation in expectations.items()
@@ -257,8 +261,7 @@ class Run:
                 if self.personal & set(expectation.columns):
                     mask(result)
             else:
-                there = pl.col(expectation.columns[0]).is_not_null()
-                self.breaks[number] = breaks.fill_null(value=False) & there
+                self.breaks[number] = breaks.fill_null(value=False) & looked_at(expectation)
                 self.counted[number] = counted(expectation)
                 later |= self._counts_of(number)
         if later:
@@ -291,34 +294,39 @@ class Run:
         needed = dict.fromkeys(
             c for n in (*steps, *self.hashed) for c in read_by(self.results[n].expectation)
         )
-        conditions = {
-            n: looked_at(self.results[n].expectation)
-            if self.results[n].expectation.kind == "rows"
-            else pl.col(self.results[n].expectation.columns[0]).is_not_null()
-            for n in self.hashed
-        }
+        asked = {n: self.results[n].expectation for n in (*steps, *self.hashed)}
         frame = self.frame.select(
-            *needed, *(pick.alias(_looked(n)) for n, pick in conditions.items())
+            *needed,
+            *(looked_at(each).alias(_looked(n)) for n, each in asked.items()),
+            *(
+                considered(each).alias(_considered(n))
+                for n, each in asked.items()
+                if each.row_condition
+            ),
         )
-        counted = dict.fromkeys(self.hashed, 0)
+        counted, elements = dict.fromkeys(self.hashed, 0), Counter[int]()
         for batch in _batches(frame):
-            for step in steps.values():
-                step.add(batch)
+            for number, each in asked.items():
+                is_picked = each.row_condition is not None
+                picked = batch[_considered(number)].sum() if is_picked else batch.height
+                elements[number] += int(picked or 0)
+            for number, step in steps.items():
+                step.add(batch.filter(pl.col(_looked(number))))
             for number, hashes in self.hashed.items():
                 rows = batch.filter(pl.col(_looked(number)))
                 counted[number] += rows.height
                 hashes.add(rows)
         for number, step in steps.items():
             result = self.results[number]
-            result.elements, result.looked_at, result.broken = self.rows, step.values, step.broken
-            result.examples = step.examples
+            result.elements, result.looked_at = elements[number], step.values
+            result.broken, result.examples = step.broken, step.examples
             if self.personal & set(result.expectation.columns):
                 mask(result)
         for number, hashes in self.hashed.items():
             with hashes:
                 self.hashes[number], broken_rows = hashes.repeated()
             result = self.results[number]
-            result.elements, result.looked_at = self.rows, counted[number]
+            result.elements, result.looked_at = elements[number], counted[number]
             result.broken = broken_rows
 
     def _explain(self, path: Path | None) -> int:
@@ -353,10 +361,7 @@ class Run:
                 continue
             expectation = self.results[number].expectation
             is_found = np.isin(self.hashed[number].of(batch), self.hashes[number])
-            is_looked = looked_at(expectation)
-            if expectation.kind != "rows":
-                is_looked = pl.col(expectation.columns[0]).is_not_null()
-            looked = batch.select(is_looked.alias("looked")).to_series()
+            looked = batch.select(looked_at(expectation).alias("looked")).to_series()
             marks.append((pl.Series(is_found) & looked).alias(broken_by(number)))
         return batch.with_columns(marks) if marks else batch
 
@@ -388,6 +393,10 @@ def _numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
 def _own(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Rows with texts of their own: those that a filter leaves keep all others in memory."""
     return rows.with_columns(pl.col(pl.String) + "")
+
+
+def _considered(number: int) -> str:
+    return f"{OWN}{number}_considered"
 
 
 def _looked(number: int) -> str:

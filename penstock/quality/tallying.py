@@ -43,9 +43,7 @@ class Counted:
 
 def counted(expectation: Expectation) -> Counted:
     """Of an expectation, which rows it is about."""
-    looked = pl.col(expectation.columns[0]).is_not_null()
-    if expectation.is_about_rows:
-        looked = looked_at(expectation)
+    looked = looked_at(expectation)
     if expectation.row_condition is not None:
         return Counted(considered(expectation), looked)
     if not looked.meta.root_names():

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from penstock import contracts as c
 from penstock import validate
 from penstock.cli import main
-from penstock.contracts import Column, Contract
+from penstock.contracts import Column, Contract, Expectation
 from penstock.contracts.diff import diff, is_compatible
 from penstock.contracts.exchange import (
     from_arrow,
@@ -166,12 +166,65 @@ def test_a_second_of_one_name_and_times_as_text_are_seen_in_a_suite() -> None:
     bound = {"column": "at", "min_value": "2024-01-01T00:00:00+00:00"}
     units = {"column": "units", "min_value": 5}
     kind = "expect_column_values_to_be_between"
-    entries = [{"type": kind, "kwargs": bound}, {"type": kind, "kwargs": units}]
+    entries = [{"type": kind, "kwargs": each} for each in (bound, units, units)]
 
     found, left = from_gx_suite({"expectations": entries}, ORDERS)
 
-    assert found.expectations[-1].arguments["min_value"] == datetime(2024, 1, 1, tzinfo=UTC)
+    at, second = found.expectations[-2:]
+    assert at.arguments["min_value"] == datetime(2024, 1, 1, tzinfo=UTC)
+    assert (second.name, second.arguments["min_value"]) == ("units_values_to_be_between_2", 5)
     assert "expected already" in next(iter(left))
+
+
+def test_a_suite_holds_for_great_expectations_no_more_than_what_it_looks_at_alike() -> None:
+    sold = c.expect_column_values_to_be_between("units", 1, row_condition="units > 0")
+    pair = c.expect_column_pair_values_to_be_equal(
+        "order_id", "id2", ignore_row_if="all_values_are_missing"
+    )
+    contract = replace(
+        ORDERS,
+        columns=(*ORDERS.columns, Column("id2", "string")),
+        expectations=(sold, pair, c.expect_column_values_to_have_no_gaps("at")),
+        freshness="2d",
+    )
+
+    suite = contract.gx_suite()
+
+    assert all("_if" not in str(entry["meta"]) for entry in suite["expectations"])
+    kinds = [entry["type"] for entry in suite["expectations"]]
+    assert "expect_column_max_to_be_recent" not in kinds
+    assert "expect_column_values_to_be_between" not in kinds
+    told = next(entry for entry in suite["expectations"] if "pair" in entry["type"])
+    assert told["kwargs"]["ignore_row_if"] == "both_values_are_missing"
+    bare = replace(contract, expectations=(), freshness="")
+    again, left = from_gx_suite(json.loads(json.dumps(suite)), bare)
+    assert again.expectations == (
+        c.expect_column_max_to_be_recent("at", "2d"),
+        *contract.expectations,
+    )
+    assert all("expected already" in reason for reason in left)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("both_values_are_missing", "all_values_are_missing"),
+        ("either_value_is_missing", "any_value_is_missing"),
+        ("neither", "never"),
+        (None, "all_values_are_missing"),
+    ],
+)
+def test_which_rows_of_a_pair_are_not_looked_at_is_said_in_great_expectations_words(
+    theirs: str | None, ours: str
+) -> None:
+    kwargs = {"column_A": "a", "column_B": "b"} | ({"ignore_row_if": theirs} if theirs else {})
+
+    found = Expectation.from_gx(
+        {"type": "expect_column_pair_values_to_be_equal", "kwargs": kwargs}
+    )
+
+    assert found.ignores == ours
+    assert Expectation.from_gx(found.to_gx()) == found
 
 
 @pytest.mark.parametrize(
