@@ -29,13 +29,13 @@ from penstock import Lake
 from penstock.catalogue import catalogue
 from penstock.contracts import Contract
 from penstock.contracts.beyond import seconds
-from penstock.errors import SourceError
+from penstock.errors import BatchRefused, SourceError
 from penstock.features import DailyTable, FeatureView, materialize, refresh
 from penstock.ingest import Source, ingest
 from penstock.ingest.ledger import read_ledger, unread_files
 from penstock.labels import Outcome
 from penstock.project import Project
-from penstock.quality import Profile, Validation, drift, validate
+from penstock.quality import Profile, drift, validate
 from penstock.quality.profiling import batch_profiles
 from penstock.quality.proving import prove_contract
 from penstock.quality.results import Result, explain
@@ -209,9 +209,13 @@ def _validated(domain: Domain) -> dg.AssetsDefinition:
     )
     def validated(
         context: dg.AssetExecutionContext, lake: LakeResource
-    ) -> Iterator[dg.MaterializeResult]:
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         started, opened = time.perf_counter(), lake.open()
-        run = validate(opened, source)
+        try:
+            run = validate(opened, source)
+        except BatchRefused as refused:
+            yield from (_check(table, result) for result in refused.results)
+            raise dg.Failure(str(refused), allow_retries=False) from refused
         context.log.info("%d accepted, %d rejected", run.rows_accepted, run.rows_rejected)
         seconds = time.perf_counter() - started
         counts = {
@@ -224,7 +228,7 @@ def _validated(domain: Domain) -> dg.AssetsDefinition:
             asset_key=key(table),
             metadata=table_metadata(good, seconds=seconds, **counts)
             | _moved(batch_profiles(opened, table, 2)),
-            check_results=[_check(run, result) for result in run.results],
+            check_results=[_check(table, result) for result in run.results],
         )
         bad = Table(opened, rejects).snapshot()
         yield dg.MaterializeResult(
@@ -244,15 +248,15 @@ def _freshness(contract: Contract) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=allowed)
 
 
-def _check(run: Validation, result: Result) -> dg.AssetCheckResult:
+def _check(table: str, result: Result) -> dg.AssetCheckResult:
     expectation = result.expectation
     is_error = expectation.severity == "fail"
     return dg.AssetCheckResult(
-        asset_key=key(run.table),
+        asset_key=key(table),
         check_name=expectation.name,
         passed=result.success,
         severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
-        description=explain(run.table, result),
+        description=explain(table, result),
         metadata={
             "rows looked at": result.looked_at,
             "rows that break it": result.broken,

@@ -6,7 +6,8 @@
     │   ├── TableNotFound      no such table; names the near ones
     │   ├── DatasetNotFound    no such dataset, version or split; names the near ones
     │   └── CommitConflict     another writer committed the same batch first
-    ├── ContractError      a contract is wrong, or a batch breaks it so that nothing commits
+    ├── ContractError      a contract is wrong in itself
+    │   └── BatchRefused       a batch breaks its contract so that nothing of it commits
     ├── SourceError        a source can't be listed or its settings are wrong
     ├── UnreadableFile     one source file can't be read; recorded in the ledger, stops no other
     ├── FeatureError       a feature view, label or training set is wrong in itself
@@ -23,7 +24,8 @@ Messages say what was wrong, where, and what to do. None ever holds a credential
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class PenstockError(Exception):
@@ -65,6 +67,19 @@ class ConstraintBroken(LakeError):  # noqa: N818
 
 class ContractError(PenstockError):
     """A contract is wrong in itself, or a batch breaks it so that nothing may commit."""
+
+
+class BatchRefused(ContractError):  # noqa: N818
+    """A batch breaks its contract so that nothing of it may commit.
+
+    Attributes
+    ----------
+    results: what was expected came to, as far as it was asked (`penstock.quality.Result`).
+    """
+
+    def __init__(self, message: str, results: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class SourceError(PenstockError):

@@ -269,9 +269,12 @@ def rejects(lake: Lake, table: str, limit: int, by: str | None, as_json: bool) -
     """
     import polars as pl
 
+    from penstock.quality.refusals import refused_batches
     from penstock.quality.validation import rejects_name
     from penstock.tables import Table
 
+    for refused in refused_batches(lake, table):
+        click.echo(f"refused {refused.at:%Y-%m-%d %H:%M} UTC: {refused.why}", err=True)
     snapshot = Table(lake, rejects_name(table)).snapshot()
     rows = snapshot.scan()
     reason = pl.col("_reasons").list.eval(pl.element().struct.field("expectation"))

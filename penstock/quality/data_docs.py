@@ -9,8 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from penstock.contracts import Expectation
+from penstock.contracts.beyond import BATCH
 from penstock.errors import ContractError, MissingExtra
 from penstock.lake import Lake
+from penstock.quality.beyond import QUERY
 from penstock.quality.history import validations
 from penstock.tables import Table
 
@@ -57,24 +60,35 @@ def write_data_docs(lake: Lake, table: str, folder: Path, limit: int = 20) -> Pa
     return index
 
 
-def _suite(table: str, note: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
-    """A batch's results as Great Expectations' own classes have them."""
+def _result(told: Mapping[str, Any]) -> Any:
+    """One of them; what Great Expectations lacks is shown as a rule in words."""
     from great_expectations.core import ExpectationValidationResult
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    results = [
-        ExpectationValidationResult(
-            success=each["success"],
-            expectation_config=ExpectationConfiguration(
-                type=each["expectation_config"]["type"],
-                kwargs=each["expectation_config"]["kwargs"],
-                meta=each["expectation_config"].get("meta", {}),
-            ),
-            result=each["result"],
-            exception_info=dict(_NO_EXCEPTION),
-        )
-        for each in note.get("results", [])
-    ]
+    expectation = Expectation.from_gx(told["expectation_config"])
+    config, result = expectation.to_gx(), dict(told["result"])
+    if "unexpected_count" in result and "unexpected_percent" not in result:
+        del result["unexpected_count"]  # of a column's values, of which it shows no share
+    words = None
+    if not expectation.is_in_gx:
+        words, config["type"] = expectation.describe(), QUERY
+        config["kwargs"] = {"unexpected_rows_query": f"{words} {BATCH}"}
+        broken, elements = result.get("unexpected_count"), result.get("element_count")
+        counts = None if broken is None else f"{broken:,} of {elements:,}"
+        result = {"observed_value": result.get("observed_value", counts)}
+    return ExpectationValidationResult(
+        success=told["success"],
+        expectation_config=ExpectationConfiguration(
+            type=config["type"], kwargs=config["kwargs"], meta=config["meta"], description=words
+        ),
+        result=result,
+        exception_info=dict(_NO_EXCEPTION),
+    )
+
+
+def _suite(table: str, note: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
+    """A batch's results as Great Expectations' own classes have them."""
+    results = [_result(each) for each in note.get("results", [])]
     good = sum(bool(each.success) for each in results)
     count = len(results)
     return {

@@ -29,6 +29,7 @@ from penstock.quality.profiling import (
     batch_profiles,
     profile_of,
 )
+from penstock.quality.refusals import Refusal, refused_batches
 from penstock.tables import Table
 
 _BATCHES = 50
@@ -106,6 +107,7 @@ def report(lake: Lake, table: str) -> str:
         "owner": owner or "nobody named",
     }
     sections = [
+        _section("Refused", _refused(refused_batches(lake, table))),
         _section("Batches", _batches(runs)),
         _section("Expectations", _expectations(runs, personal)),
         _section("Why rows were rejected", _reasons(runs)),
@@ -140,6 +142,14 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>{body}</section>" if body else ""
 
 
+def _refused(batches: Sequence[Refusal]) -> str:
+    return "".join(
+        f'<p class="broken">batch {each.batch} of {escape(each.source)}, '
+        f"{each.at:%Y-%m-%d %H:%M} UTC: {escape(each.why)}</p>"
+        for each in batches
+    )
+
+
 def _batches(runs: Sequence[_Run]) -> str:
     titles = [
         f"version {run.version}, {run.at:%Y-%m-%d %H:%M}: {run.accepted:,} accepted, "
@@ -164,7 +174,9 @@ def _expectations(runs: Sequence[_Run], personal: set[str]) -> str:
         severity = config.get("meta", {}).get("penstock", {}).get("severity", "")
         trend, titles = list[float | None](), list[str]()
         for run in runs:
-            same = [each for each in run.results if each["expectation_config"] == config]
+            same = [
+                each for each in run.results if _which(each["expectation_config"]) == _which(config)
+            ]
             share = _broken(same[0]) if same else None
             trend.append(share)
             titles.append(f"{run.at:%Y-%m-%d}: {0 if share is None else share:.3%} broken")
@@ -199,6 +211,13 @@ def _described(config: Mapping[str, Any]) -> str:
     said = config.get("meta", {}).get("penstock", {}).get("row_condition")
     condition = f" where {said}" if said else ""
     return f"{config['type']}({', '.join(each for each in given if each)}){condition}"
+
+
+def _which(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What stays the same of an expectation when its bounds change."""
+    told = config.get("meta", {}).get("penstock", {})
+    columns = sorted(_columns_of(config["kwargs"]))
+    return config["type"], columns, told.get("label"), told.get("row_condition")
 
 
 def _broken(result: Mapping[str, Any]) -> float:

@@ -40,6 +40,11 @@ class Result:
     """Some of the values that break it."""
 
     @property
+    def is_known(self) -> bool:
+        """Whether it was asked: rows are looked at before columns, which are what is accepted."""
+        return self.expectation.is_about_rows or self.holds is not None or self.looked_at > 0
+
+    @property
     def success(self) -> bool:
         """Whether it holds, or at least `mostly` of the rows looked at do."""
         if self.holds is not None:

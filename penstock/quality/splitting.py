@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -13,6 +13,7 @@ from penstock.quality.beyond import Past
 from penstock.quality.cast import typed, uncast
 from penstock.quality.compiled import UNIQUE, broken, considered, looked_at
 from penstock.quality.reasons import reason, with_reasons
+from penstock.quality.refusals import SHOWN
 from penstock.quality.results import MASK, Result, add_examples
 from penstock.tables.rewrite import origin
 
@@ -63,6 +64,8 @@ class Splitter:
         self.accepted: dict[str, int] = {}
         self.rejected: dict[str, int] = {}
         """By source file."""
+        self.shown = list[dict[str, Any]]()
+        """Some of the rejected rows: file, row, reasons."""
 
     def evaluated(self, raw: pl.DataFrame) -> Evaluated:
         """Evaluate what each row says for itself; of several chunks at once, as may be."""
@@ -114,6 +117,9 @@ class Splitter:
         rejected = with_reasons(marked.filter(is_rejected), ways)
         for counts, rows in ((self.accepted, accepted), (self.rejected, rejected)):
             _count_files(counts, rows["_source_file"])
+        if len(self.shown) < SHOWN:
+            some = rejected.select("_source_file", "_source_row", "_reasons")
+            self.shown += some.head(SHOWN - len(self.shown)).to_dicts()
         names = rejected["_reasons"].explode().struct.field("expectation")
         _count(self.reasons, names)
         raw_values = [pl.col(f"raw:{c.name}").alias(c.raw_name) for c in columns]

@@ -8,7 +8,7 @@ between does the batch again, and what is committed already is refused by its nu
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from penstock.contracts import Contract
 from penstock.engines import Threads
-from penstock.errors import CommitConflict, ContractError
+from penstock.errors import BatchRefused, CommitConflict, ContractError
 from penstock.ingest.formats import raw_type
 from penstock.ingest.ledger import mend_ledger, scan_ledger
 from penstock.ingest.source import Source
@@ -31,6 +31,7 @@ from penstock.quality.columns import judged
 from penstock.quality.compiled import UNIQUE
 from penstock.quality.history import VALIDATE, keep
 from penstock.quality.proving import prove_contract
+from penstock.quality.refusals import forget_refusal, keep_refusal
 from penstock.quality.repeats import LONG, Repeats
 from penstock.quality.results import EXAMPLES, Result, explain
 from penstock.quality.splitting import Splitter
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 5
 PASS_ROWS = 1 << 17
 """Rows evaluated at once."""
+_NAMED = 5
+"""Rows that a refusal names."""
 _EVALUATED = 2
 """Chunks at once; each is many columns' work for the cores."""
 _PASS_BYTES = 64 << 20
@@ -81,8 +84,9 @@ def validate(lake: Lake, source: Source) -> Validation:
 
     Raises
     ------
-    ContractError: an expectation of severity `fail` is broken, or the rows don't add up. Nothing
-        of that batch is in the table.
+    BatchRefused: an expectation of severity `fail` is broken, or too many rows are rejected.
+        Nothing of that batch is in the table; `refused_batches` says why.
+    ContractError: the contract can't be asked of the rows.
     TableNotFound: nothing was ingested yet.
     """
     contract = source.contract
@@ -108,6 +112,7 @@ def validate(lake: Lake, source: Source) -> Validation:
             tables = tables if number == done + 1 else tables.advanced()
             transaction = Transaction(application, number)
             run.version = _validate_batch(bronze, source, transaction, files, tables, run)
+        forget_refusal(lake, contract.table, source.table)
     return run
 
 
@@ -158,7 +163,7 @@ def refuse(result: Result, where: str) -> None:
     """Raise `ContractError` where what was found may not commit."""
     if result.expectation.severity != "fail" or result.success:
         return
-    raise ContractError(
+    raise BatchRefused(
         f"{where}: {explain(result.expectation.name, result)}, which may not commit (severity "
         "fail). Mend the source files and run again"
     )
@@ -246,9 +251,12 @@ class _Batch:
                     written = writer.submit(_write, split, good, bad) if split else None
                 if written is not None:
                     written.result()
-            self._check(good.rows, bad.rows)
-            good_files = good.finish()
-            self._check_columns(good_files)
+            try:
+                self._check(good.rows, bad.rows)
+                good_files = good.finish()
+                self._check_columns(good_files)
+            except BatchRefused as refused:
+                raise self._kept(refused) from None
             replaced = self.files.filter(pl.col("replaces"))["file"].to_list()
             rejects_out, rejects_gone = rewrite_without(rejects, "_source_file", replaced)
             table_out, table_gone = rewrite_without(table, "_source_file", replaced)
@@ -335,6 +343,14 @@ class _Batch:
                 judged(result, {}, {}, read)
             self._refuse(result)
 
+    def _kept(self, refused: BatchRefused) -> BatchRefused:
+        """The refusal with some of its rows, kept for whoever mends the files."""
+        rows = self.rows.shown
+        said = f"{refused}. Such as {_listed(rows)}" if rows else str(refused)
+        source, number = self.source.table, self.transaction.number
+        keep_refusal(self.lake, self.contract.table, source, number, said, self.results, rows)
+        return BatchRefused(said, [result for result in self.results if result.is_known])
+
     def _refuse_too_many(self, rejected: int, read: int) -> None:
         """Raise `ContractError` where more rows were rejected than the contract allows."""
         most = self.contract.max_rejected
@@ -347,7 +363,7 @@ class _Batch:
             return
         worst = sorted(self.rows.reasons.items(), key=lambda item: -item[1])[:3]
         reasons = ", ".join(f"{why} {count:,}" for why, count in worst)
-        raise ContractError(
+        raise BatchRefused(
             f"{self.contract.table}: batch {self.transaction.number}: {rejected:,} of {read:,} "
             f"rows ({rejected / read:.2%}) were rejected, more than the {said} that the contract "
             f"allows (max_rejected): {reasons}. Nothing was committed. Mend the source files, or "
@@ -461,6 +477,15 @@ def _open_others(lake: Lake, contract: Contract) -> tuple[Snapshot, Snapshot]:
         LEDGER, description=f"Rows accepted and rejected, by source file, of {contract.table}"
     )
     return rejects, ledger
+
+
+def _listed(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A few rejected rows by file and row, each with what was seen."""
+    said = list[str]()
+    for row in rows[:_NAMED]:
+        reasons = [f"{each['expectation']} ({each['observed']})" for each in row["_reasons"]]
+        said.append(f"{row['_source_file']} row {row['_source_row']}: {', '.join(reasons)}")
+    return "; ".join(said)
 
 
 def _write(split: tuple[pl.DataFrame, pl.DataFrame], good: Stager, bad: Stager) -> None:

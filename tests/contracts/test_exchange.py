@@ -219,9 +219,7 @@ def test_which_rows_of_a_pair_are_not_looked_at_is_said_in_great_expectations_wo
 ) -> None:
     kwargs = {"column_A": "a", "column_B": "b"} | ({"ignore_row_if": theirs} if theirs else {})
 
-    found = Expectation.from_gx(
-        {"type": "expect_column_pair_values_to_be_equal", "kwargs": kwargs}
-    )
+    found = Expectation.from_gx({"type": "expect_column_pair_values_to_be_equal", "kwargs": kwargs})
 
     assert found.ignores == ours
     assert Expectation.from_gx(found.to_gx()) == found

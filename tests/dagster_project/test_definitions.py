@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets.factory import key
+from assets.factory import _validated, key
 from assets.lake import LakeResource
 from assets.retail import DOMAIN as RETAIL
 from dagster_project.definitions import ASSETS, defs
@@ -199,6 +200,33 @@ def test_a_file_that_could_not_be_read_fails_its_check_and_not_the_run(
     assert done.success
     assert not check.passed
     assert "empty.csv" in check.metadata["failed"].value
+
+
+def test_a_refused_batch_fails_its_run_and_tells_its_checks(
+    place: tuple[Path, LakeResource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, lake = place
+    strict = tuple(
+        replace(each, severity="fail", mostly=1.0)
+        if each.name == "unit_price_values_to_be_between"
+        else each
+        for each in SALES.expectations
+    )
+    contract = replace(SALES, expectations=strict)
+    domain = replace(RETAIL, source=replace(RETAIL.source, contract=contract))
+    ingest(lake.open(), domain.source)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize(
+            [_validated(domain)], instance=instance, resources={"lake": lake}, raise_on_error=False
+        )
+
+    assert not done.success
+    checks = {e.check_name: e for e in done.get_asset_check_evaluations()}
+    assert not checks["unit_price_values_to_be_between"].passed
+    assert checks["quantity_values_to_not_be_null"].passed
+    (failure,) = [event for event in done.all_events if event.is_step_failure]
+    assert "unit_price_values_to_be_between" in str(failure.step_failure_data.error)
 
 
 def test_a_failed_run_is_told_with_its_cause_and_what_to_do(

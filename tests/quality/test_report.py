@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from penstock import contracts as c
 from penstock.errors import ContractError
 from penstock.ingest import ingest
 from penstock.quality import validate
@@ -150,3 +151,39 @@ def test_great_expectations_renders_its_own_pages(shop: Shop, tmp_path: Path) ->
     assert "Unsuccessful Expectations" in page
     assert "order_id" in page
     assert "An unexpected Exception occurred" not in page
+
+
+def test_great_expectations_pages_show_what_it_lacks_in_words(shop: Shop, tmp_path: Path) -> None:
+    pytest.importorskip("great_expectations")
+    from penstock.quality.data_docs import write_data_docs
+
+    contract = replace(
+        ORDERS,
+        freshness="2d",
+        expectations=(
+            *ORDERS.expectations,
+            c.expect_column_values_to_have_no_gaps("at", "1h"),
+            c.expect_table_row_count_to_be_near_previous(),
+            c.expect_table_columns_to_be_known(),
+            c.expect_column_distribution_to_be_stable("units"),
+            c.expect_column_distinct_values_to_equal_set("product", ["p0"]),
+            c.expect_column_values_to_be_between(
+                "price", 5, severity="warn", row_condition="units>1"
+            ),
+            c.expect_column_pair_values_to_be_equal(
+                "product", "email", ignore_row_if="all_values_are_missing", severity="warn"
+            ),
+            c.expect_multicolumn_values_to_be_unique(["product", "email"], severity="warn"),
+            c.unexpected_rows_expectation("SELECT * FROM {batch} WHERE units > 3"),
+        ),
+    )
+    shop = replace(shop, source=replace(shop.source, contract=contract))
+    _filled(shop)
+
+    index = write_data_docs(shop.lake, "shop/orders", tmp_path / "docs")
+
+    page = (index.parent / re.findall(r'href="(\d+\.html)"', index.read_text())[0]).read_text()
+    assert "expect_column_values_to_have_no_gaps(at, every=" in page
+    assert "where units&gt;1" in page or "where units>1" in page
+    assert "An unexpected Exception occurred" not in page
+    assert "some parts of Data Docs" not in page

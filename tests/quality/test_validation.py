@@ -6,8 +6,10 @@ import dataclasses
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from penstock import Contract, Table, validate
+from penstock.cli import main
 from penstock.contracts import (
     Column,
     Expectation,
@@ -21,9 +23,11 @@ from penstock.contracts import (
     expect_compound_columns_to_be_unique,
     expect_table_row_count_to_be_between,
 )
-from penstock.errors import CommitConflict, ContractError
+from penstock.errors import BatchRefused, CommitConflict, ContractError
 from penstock.ingest import ingest
 from penstock.quality import validate as validate_function
+from penstock.quality.refusals import refused_batches
+from penstock.quality.report import report
 from penstock.quality.results import last_results
 from tests.conftest import ORDERS, Shop, order
 
@@ -168,6 +172,38 @@ def test_severity_fail_commits_nothing_and_can_be_mended(shop: Shop, rule: Expec
     assert Table(shop.lake, "shop/orders").snapshot().rows == 0
 
     assert validate(shop.lake, shop.source).rows_accepted == 3
+
+
+def test_a_refused_batch_is_told_by_rows_until_it_commits(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = _with(shop, expect_column_values_to_be_between("units", 1, severity="fail"))
+    shop.write("good.csv", order(1))
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+    shop.write("a.csv", order(2, units=5), order(3, units=-7))
+    ingest(shop.lake, shop.source)
+
+    with pytest.raises(
+        BatchRefused, match=r"a\.csv row 2: units_values_to_be_between \(-7\)"
+    ) as got:
+        validate(shop.lake, shop.source)
+
+    (told,) = refused_batches(shop.lake, "shop/orders")
+    assert (told.source, told.batch, told.why) == ("shop/orders_raw", 2, str(got.value))
+    assert [row["_source_row"] for row in told.rows] == [2]
+    broken = [result for result in got.value.results if not result.success]
+    assert [result.expectation.name for result in broken] == ["units_values_to_be_between"]
+    assert len(told.results) == len(got.value.results) > 1
+    assert "row 2: units" in report(shop.lake, "shop/orders")
+    said = CliRunner().invoke(main, ["rejects", "shop/orders", "--lake", shop.lake.uri])
+    assert "a.csv row 2" in said.output
+
+    shop.write("a.csv", order(2, units=5))
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+
+    assert refused_batches(shop.lake, "shop/orders") == []
 
 
 def test_severity_fail_is_mended_by_a_new_state_of_the_file(shop: Shop) -> None:
