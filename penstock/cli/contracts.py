@@ -28,15 +28,18 @@ def contract() -> None:
 @click.argument("table")
 @click.option("--hint", "hints", multiple=True, help="column=kind, as often as needed.")
 @click.option("--event-time", default="", help="The column of when things happened.")
-def infer(uri: str, table: str, hints: tuple[str, ...], event_time: str) -> None:
-    """Draft the contract of a folder's files, or of one file, as a module for schemas/.
+@click.option("--lake", help="The lake of a table; by default PENSTOCK_LAKE, then data/lake.")
+def infer(uri: str, table: str, hints: tuple[str, ...], event_time: str, lake: str | None) -> None:
+    """Draft the contract of a folder's files, of one file, or of a table, as a module for schemas/.
 
     \b
     Examples:
       penstock contract infer data/raw/shop shop/orders > schemas/shop.py
       penstock contract infer s3://bucket/raw/a.parquet shop/orders --hint id=string
+      penstock contract infer shop/old_orders@prod shop/orders
+      penstock contract infer s3://other/lake/orders shop/orders
     """
-    from penstock.quality.inferring import infer_contract
+    from penstock.quality.inferring import infer_contract, schema_of_table, table_contract
 
     given = dict[str, Any]()
     for hint in hints:
@@ -44,6 +47,12 @@ def infer(uri: str, table: str, hints: tuple[str, ...], event_time: str) -> None
         if not sign:
             raise click.BadParameter(f"{hint}: say column=kind", param_hint="--hint")
         given[name] = kind
+    if (schema := schema_of_table(Lake(lake), uri)) is not None:
+        from penstock.contracts.source import to_python
+
+        drafted = table_contract(schema, table, hints=cast("Any", given), event_time=event_time)
+        click.echo(to_python(drafted), nl=False)
+        return
     draft = infer_contract(uri, table, hints=cast("Any", given), event_time=event_time)
     click.echo(draft.to_python(), nl=False)
 

@@ -52,7 +52,8 @@ def expect_column_max_to_be_recent(
 def expect_column_values_to_have_no_gaps(
     column: str, every: str = "1d", **options: Unpack[Options]
 ) -> Expectation:
-    """Between the first time and the last there is one in each stretch of such a length.
+    """Between the first time and the last there is one in each stretch of such a length; in a
+    contract, from the newest of earlier batches on, where a batch goes on behind it.
 
     Parameters
     ----------

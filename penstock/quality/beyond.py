@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -58,6 +58,20 @@ class Past:
         notes = (each.note for each in validations(snapshot)) if snapshot else ()
         rows = (note.get("rows_accepted", 0) + note.get("rows_rejected", 0) for note in notes)
         return [*islice(filter(None, rows), batches)]
+
+    def newest(self, column: str) -> datetime | None:
+        """The latest time of the table's rows before the batch."""
+        from penstock.tables import Table
+
+        snapshot = Table(self.lake, self.table).snapshot_or_none()
+        if snapshot is None or not snapshot.rows:
+            return None
+        found = snapshot.bounds(column)[1]
+        if isinstance(found, date) and not isinstance(found, datetime):
+            found = datetime(found.year, found.month, found.day, tzinfo=UTC)
+        if isinstance(found, datetime) and found.tzinfo is None:
+            found = found.replace(tzinfo=UTC)
+        return found
 
     def profile(self, against: int | str) -> Profile | None:
         """What a batch is held against; None where there is nothing yet.
@@ -179,11 +193,17 @@ def measures(expectation: Expectation, value: pl.Expr) -> dict[str, pl.Expr]:
         "gaps": (after > 1).sum(),
         "missing": (after - 1).sum(),
         "before": steps.filter(after.shift(-1) > 1).head(_GAPS_SHOWN).implode(),
+        "first": steps.first(),
     }
 
 
-def judge_times(result: Result, values: Mapping[str, Any]) -> bool:
-    """Fill in what a column of times comes to; whether this was for it to do."""
+def judge_times(result: Result, values: Mapping[str, Any], past: Past | None) -> bool:
+    """Fill in what a column of times comes to; whether this was for it to do.
+
+    Parameters
+    ----------
+    past: where a batch goes on behind earlier ones, the gap between them counts too.
+    """
     expectation = result.expectation
     if expectation.type.endswith("_to_be_recent"):
         newest = values.get("observed")
@@ -200,13 +220,19 @@ def judge_times(result: Result, values: Mapping[str, Any]) -> bool:
     if not expectation.type.endswith("_to_have_no_gaps"):
         return False
     length = seconds(expectation.arguments["every"])
-    result.observed = int(values.get("missing") or 0)
-    result.holds = result.observed == 0
+    missing, gaps = int(values.get("missing") or 0), int(values.get("gaps") or 0)
+    before, first = [*(values.get("before") or ())], values.get("first")
+    if past is not None and first is not None:
+        newest = past.newest(expectation.columns[0])
+        last = first if newest is None else int(newest.timestamp() // length)
+        if first - last > 1:
+            missing, gaps, before = missing + first - last - 1, gaps + 1, [last, *before]
+    result.observed, result.holds = missing, missing == 0
     ends = [
         datetime.fromtimestamp((step + 1) * length, UTC).isoformat()
-        for step in values.get("before") or ()
+        for step in before[:_GAPS_SHOWN]
     ]
-    result.details = {"gaps": int(values.get("gaps") or 0), "partial_gaps_list": ends}
+    result.details = {"gaps": gaps, "partial_gaps_list": ends}
     return True
 
 

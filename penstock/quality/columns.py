@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from penstock.contracts import Expectation
-from penstock.quality.beyond import judge_times
+from penstock.quality.beyond import Past, judge_times
 from penstock.quality.beyond import measures as of_times
 from penstock.quality.compiled import considered, in_set
 from penstock.quality.results import MASK, Result
@@ -115,19 +115,26 @@ def second(expectation: Expectation, first: Values) -> pl.Expr | None:
     return (value - mean).abs() >= width * std
 
 
-def judged(result: Result, values: Values, schema: Mapping[str, pl.DataType], rows: int) -> None:
+def judged(
+    result: Result,
+    values: Values,
+    schema: Mapping[str, pl.DataType],
+    rows: int,
+    past: Past | None = None,
+) -> None:
     """Fill in what a column or table comes to.
 
     Parameters
     ----------
     values: what `measures` came to.
     rows: of the whole table.
+    past: what came before, of a batch.
     """
     expectation = result.expectation
     if expectation.kind == "table":
         result.observed, result.holds = _of_table(expectation, schema, rows)
         return
-    if judge_times(result, values):
+    if judge_times(result, values, past):
         return
     count, rows = int(values.get("count", 0)), int(values.get("rows", rows) or 0)
     result.elements = result.elements or rows

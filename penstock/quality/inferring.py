@@ -10,21 +10,29 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any, get_args
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from penstock.contracts import Column, Contract
 from penstock.contracts.contract import Kind
+from penstock.contracts.exchange import from_arrow
 from penstock.errors import ContractError, SourceError, did_you_mean
 from penstock.ingest.source import Format, format_of
 from penstock.ingest.streams import unpacked
+from penstock.lake import Lake
 from penstock.quality.cast import typed
+from penstock.quality.splitting import PROVENANCE
+from penstock.storage.objects import resolve_options
 from penstock.storage.sources import SourceFolder
+from penstock.tables import Table
 
 _DELIMITERS = ",;\t|"
 _HEAD_BYTES = 4 << 20
@@ -128,6 +136,55 @@ def infer_contract(
         for raw, kind in kinds.items()
     )
     return Draft(Contract(table, columns, names[when]), uri, len(some))
+
+
+def schema_of_table(lake: Lake, uri: str) -> pa.Schema | None:
+    """The columns of a table of the lake, at a version or tag too, or of a Delta table elsewhere;
+    None where it is none.
+    """
+    name, _, version = uri.partition("@")
+    if "://" not in uri and not Path(uri).exists():
+        if name not in lake.table_names():
+            return None
+        at = int(version) if version.isdigit() else version or None
+        return Table(lake, name).snapshot(at).schema
+    try:
+        return pa.schema(DeltaTable(uri, storage_options=resolve_options(uri, None)).schema())
+    except DeltaError:
+        return None
+
+
+def table_contract(
+    schema: pa.Schema,
+    table: str,
+    *,
+    hints: Mapping[str, Kind] | None = None,
+    event_time: str = "",
+) -> Contract:
+    """Draft the contract of a table with these columns, as they are.
+
+    Raises
+    ------
+    ContractError: a column has a type that contracts don't, none is a timestamp, or a hint or the
+        event time names none.
+    """
+    own = {*PROVENANCE, "_rescued", "_error"}
+    schema = pa.schema([field for field in schema if field.name not in own])
+    given = dict(hints or {})
+    if unknown := sorted({*given, *filter(None, [event_time])} - {*schema.names}):
+        near = did_you_mean(unknown[0], schema.names)
+        raise ContractError(f"{table}: no column {', '.join(unknown)}.{near}")
+    drafted = from_arrow(schema, table, event_time)
+    columns = tuple(
+        replace(
+            column,
+            kind=given.get(column.name, column.kind),
+            personal=column.personal or bool(_PERSONAL.search(column.name)),
+            nullable=column.nullable and column.name != drafted.event_time,
+        )
+        for column in drafted.columns
+    )
+    return replace(drafted, columns=columns)
 
 
 def _folder(uri: str) -> tuple[SourceFolder, str]:

@@ -257,7 +257,7 @@ class Run:
                 continue
             breaks = second(expectation, own) if expectation.kind == "column" else None
             if breaks is None:
-                judged(result, own, self.schema, self.rows)
+                judged(result, own, self.schema, self.rows, self.past)
                 if self.personal & set(expectation.columns):
                     mask(result)
             else:

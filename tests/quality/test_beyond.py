@@ -284,3 +284,15 @@ def test_what_can_never_hold_is_refused(made: object) -> None:
 
 def test_lengths_of_time() -> None:
     assert [seconds(text) for text in ("90m", "1d12h", "2w")] == [5400, 129_600, 1_209_600]
+
+
+def test_gaps_between_batches(shop: Shop) -> None:
+    shop = _with(shop, c.expect_column_values_to_have_no_gaps("at", "1d"))
+    found = list[tuple[int, object]]()
+    for number, day in enumerate((1, 2, 5, 4, 6)):  # the fourth file is late
+        shop.write(f"{number}.csv", order(number, at=f"2024-03-0{day} 10:00:00"))
+        result = _of(_run(shop), "expect_column_values_to_have_no_gaps")
+        found.append((result.observed, result.details["partial_gaps_list"]))
+
+    assert [missing for missing, _ in found] == [0, 0, 2, 0, 0]
+    assert found[2][1] == ["2024-03-03T00:00:00+00:00"]

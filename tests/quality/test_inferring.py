@@ -10,13 +10,16 @@ from typing import Any
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from penstock import Lake, validate
+from penstock.cli import main
 from penstock.errors import ContractError, SourceError
 from penstock.ingest import ingest
 from penstock.quality.inferring import infer_contract
 from penstock.tables import Table
 from pipelines.retail_sample import write_sample
+from tests.conftest import ORDERS, Shop
 
 _TEXT = (
     "Order ID;zip code;n;share;When;day;isOpen;note;e-mail\n"
@@ -106,3 +109,29 @@ def test_what_can_not_be_drafted_says_why(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(SourceError, match=r"b\.parquet: can't be read"):
         infer_contract(str(tmp_path), "shop/orders")
+
+
+def test_a_table_gives_its_columns(shop: Shop, tmp_path: Path) -> None:
+    shop.write_orders("a.csv", 3)
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+    outside = Table(shop.lake, "shop/orders").uri
+
+    for uri in ("shop/orders", "shop/orders@1", outside):
+        said = CliRunner().invoke(
+            main, ["contract", "infer", uri, "shop/again", "--lake", shop.lake.uri]
+        )
+        assert said.exit_code == 0, said.output
+        module: dict[str, Any] = {}
+        exec(said.output, module)
+        drafted = module["AGAIN"]
+        assert [c.name for c in drafted.columns] == [c.name for c in ORDERS.columns]
+        assert [c.kind for c in drafted.columns] == [c.kind for c in ORDERS.columns]
+        assert drafted.column("email").personal
+        assert drafted.event_time == "at"
+
+    said = CliRunner().invoke(
+        main,
+        ["contract", "infer", "shop/orders", "a/b", "--event-time", "ta", "--lake", shop.lake.uri],
+    )
+    assert "no column ta" in said.output
