@@ -34,6 +34,8 @@ Kind = Literal[
 ]
 SAMPLE = 200_000
 """Rows in which leakage is looked for."""
+NEAR = 20_000
+"""Rows in which near-duplicates are looked for."""
 _TRAIN = "train"
 _MOSTLY = 0.9
 _DIFFER = 0.2
@@ -65,7 +67,7 @@ class Finding:
 
 
 def inspect(
-    frame: pl.LazyFrame,
+    frame: pl.LazyFrame | pl.DataFrame,
     *,
     features: Sequence[str],
     label: str,
@@ -74,6 +76,7 @@ def inspect(
     texts: Sequence[str] = (),
     images: Sequence[str] = (),
     sample: int = SAMPLE,
+    near: int = NEAR,
 ) -> list[Finding]:
     """What is suspicious about the rows of a training set.
 
@@ -85,12 +88,13 @@ def inspect(
     groups: keys that no two splits may share.
     texts, images: columns in which near-duplicates across splits are looked for; images are bytes.
     sample: rows in which leakage and duplicates are looked for.
+    near: those of them in which near-duplicates are.
 
     Raises
     ------
     ContractError: a column isn't there.
     """
-    features = list(dict.fromkeys(features))
+    features, frame = list(dict.fromkeys(features)), frame.lazy()
     _check_types(frame.collect_schema(), features, label, split, groups, texts, images)
     frame = frame.with_columns(pl.col(split).cast(pl.String)).filter(pl.col(split).is_not_null())
     if frame.collect_schema()[label].is_float():
@@ -112,6 +116,9 @@ def inspect(
     for group in groups:
         found += _shared_groups(frame, group, split)
     found += _duplicates(rows, [*features, *texts], split)
+    if rows.height > near:
+        is_near = pl.col(_ROW).hash(seed=11) < _below(near / rows.height)
+        rows, few = rows.filter(is_near), few.filter(is_near)
     for column in texts:
         pairs = similar_texts(signatures(rows[column].cast(pl.String)))
         found += _near(rows.select(_ROW, split), pairs, column, split)
@@ -245,8 +252,12 @@ def _sampled(frame: pl.LazyFrame, total: int, sample: int) -> pl.LazyFrame:
     numbered = frame.with_row_index(_ROW)
     if total <= sample:
         return numbered
-    below = pl.lit(int(sample / total * (1 << 64)), pl.UInt64)
-    return numbered.filter(pl.col(_ROW).hash(seed=7) < below)
+    return numbered.filter(pl.col(_ROW).hash(seed=7) < _below(sample / total))
+
+
+def _below(share: float) -> pl.Expr:
+    """What so large a share of hashes is below."""
+    return pl.lit(int(share * (1 << 64)), pl.UInt64)
 
 
 def _leakage(

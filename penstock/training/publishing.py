@@ -25,6 +25,10 @@ from penstock.training.split import SPLITS, GroupSplit
 
 log = logging.getLogger(__name__)
 
+_LOOKED_AT = 10_000
+_TEXT = 25
+"""Characters on average, from which on texts are no mere names, which many rows share."""
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -88,10 +92,18 @@ def _warnings(spec: TrainingSet, snapshot: Snapshot) -> list[dict[str, Any]]:
         label=LABEL,
         split=SPLIT,
         groups=split.by if isinstance(split, GroupSplit) else (),
+        texts=_texts(spec, snapshot),
     )
     for each in found:
         log.warning("%s: %s", spec.name, each.message)
     return [each.to_json() for each in found]
+
+
+def _texts(spec: TrainingSet, snapshot: Snapshot) -> list[str]:
+    """Features that may be nearly the same in two rows: texts that are no mere names."""
+    names = [n for n in spec.feature_names if pa.types.is_string(snapshot.schema.field(n).type)]
+    some = snapshot.scan().select(pl.col(names).str.len_chars()).head(_LOOKED_AT).collect()
+    return [name for name in names if float(some[name].mean() or 0) >= _TEXT]  # pyright: ignore[reportArgumentType]
 
 
 def _numbers(spec: TrainingSet, snapshot: Snapshot) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -84,8 +85,6 @@ SPEC = TrainingSet(
 
 def changed(**how: Any) -> TrainingSet:
     """The spec, but for what is given."""
-    from dataclasses import replace
-
     return replace(SPEC, **how)
 
 
@@ -129,6 +128,21 @@ def test_a_personal_key_stays_known_as_personal(lake: Lake) -> None:
     manifest = publish(lake, SPEC, freeze(lake, SPEC)).manifest
 
     assert manifest.schema.field("customer").metadata[b"personal"] == b"true"
+
+
+def test_nearly_the_same_texts_on_both_sides_of_a_split_are_told(lake: Lake) -> None:
+    said = "a story of some length that is told again and again, but for its number"
+    rows = orders().with_columns(
+        pl.format("{} {}", pl.lit(said), pl.int_range(pl.len()) % 7).alias("country")
+    )
+    append(Table(lake, "shop/orders"), rows.to_arrow())
+    view = replace(BY_COUNTRY, entity=CUSTOMER, prefix="its_")
+
+    spec = changed(views=(SPENT, view), derived=())
+    manifest = publish(lake, spec, freeze(lake, spec)).manifest
+
+    found = {(each["kind"], each["column"]) for each in manifest.details["warnings"]}
+    assert ("near_duplicates", "its_name_7d") in found
 
 
 def test_a_query_may_be_the_spine(shop: Lake) -> None:
