@@ -245,15 +245,28 @@ def expect_column_quantile_values_to_be_between(
 
     A range's end may be None. A quantile is a value that is there, not one in between.
     """
-    quantiles, ranges = (list(quantile_ranges[key]) for key in ("quantiles", "value_ranges"))
-    if len(quantiles) != len(ranges) or not all(0 <= q <= 1 for q in quantiles):
+    quantiles, ranges = (
+        list(quantile_ranges.get(key, ())) for key in ("quantiles", "value_ranges")
+    )
+    is_whole = quantiles and len(quantiles) == len(ranges) and all(0 <= q <= 1 for q in quantiles)
+    if not is_whole or not all(map(_is_range, ranges)):
         raise ContractError(
-            f"{column}: quantile_ranges needs a range for each quantile in [0, 1], got {quantiles} "
-            f"and {ranges}"
+            f"{column}: quantile_ranges needs a range of two values, one of them not None, for "
+            f"each quantile in [0, 1], got {dict(quantile_ranges)}"
         )
     arguments = {"quantile_ranges": {"quantiles": quantiles, "value_ranges": ranges}}
     kind = "expect_column_quantile_values_to_be_between"
     return about(kind, (column,), arguments, options)
+
+
+def _is_range(ends: Any) -> bool:
+    if isinstance(ends, str) or not isinstance(ends, Sequence) or len(ends) != 2:
+        return False
+    low, high = ends
+    is_nan = any(end is not None and end != end for end in (low, high))
+    if is_nan or (low is None and high is None):
+        return False
+    return low is None or high is None or low <= high
 
 
 def expect_column_values_to_be_unique(
@@ -408,7 +421,7 @@ def expect_table_columns_to_match_ordered_list(
     column_list: Sequence[str], **options: Unpack[Options]
 ) -> Expectation:
     """The columns are these, in this order."""
-    arguments = {"column_list": list(column_list)}
+    arguments = {"column_list": listed(column_list)}
     return about("expect_table_columns_to_match_ordered_list", (), arguments, options)
 
 
@@ -416,7 +429,7 @@ def expect_table_columns_to_match_set(
     column_set: Sequence[str], *, exact_match: bool = True, **options: Unpack[Options]
 ) -> Expectation:
     """The columns are these, in any order; with more of them where the match isn't exact."""
-    arguments = {"column_set": list(column_set), "exact_match": exact_match}
+    arguments = {"column_set": listed(column_set), "exact_match": exact_match}
     return about("expect_table_columns_to_match_set", (), arguments, options)
 
 

@@ -15,6 +15,7 @@ import xxhash
 from penstock.contracts.beyond import expect_column_max_to_be_recent, seconds
 from penstock.contracts.expectation import Expectation
 from penstock.contracts.expectations import expect_column_values_to_not_be_null
+from penstock.contracts.fitting import refuse_unfit
 from penstock.errors import ContractError
 from penstock.lake import checked_name
 
@@ -95,6 +96,12 @@ class Contract:
                     f"{self.table}: {', '.join(taken)}: names that Penstock gives to columns of "
                     "its own; take others"
                 )
+        for column in self.columns:
+            if column.kind not in get_args(Kind):
+                raise ContractError(
+                    f"{self.table}: column {column.name}: {column.kind!r} is no kind; there are "
+                    f"{', '.join(get_args(Kind))}"
+                )
         used = {self.event_time, *self.key}
         for expectation in self.expectations:
             used.update(expectation.columns)
@@ -112,10 +119,14 @@ class Contract:
                 f"{', '.join(get_args(Policy))}"
             )
         most = self.max_rejected
-        if most is not None and (most < 0 or (isinstance(most, float) and not most <= 1)):
+        is_number = isinstance(most, int | float) and not isinstance(most, bool)
+        if most is not None and not (
+            is_number and most >= 0 and (isinstance(most, int) or most <= 1)
+        ):
             raise ContractError(
-                f"{self.table}: max_rejected is a share up to 1.0 or a number of rows, not {most}"
+                f"{self.table}: max_rejected is a share up to 1.0 or a number of rows, not {most!r}"
             )
+        refuse_unfit(self.all_expectations, self.columns)
         personal = {column.name for column in self.columns if column.personal}
         for expectation in self.expectations:
             if expectation.type.endswith("_to_be_stable") and personal & set(expectation.columns):

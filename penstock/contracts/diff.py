@@ -19,6 +19,11 @@ _WIDENS: set[tuple[Kind, Kind]] = {
 }
 
 
+_LISTS = {"value_set", "value_pairs_set", "regex_list", "like_pattern_list", "type_list"}
+_COMPARED = {*_LISTS, "min_value", "max_value", "strict_min", "strict_max"}
+"""Arguments of which it can be seen whether they let in more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One difference.
@@ -101,7 +106,9 @@ def _expectations(before: Contract, after: Contract) -> Iterator[Change]:
             lets_more = old[name].severity != "warn" and _lets_more(old[name], each)
             effect: Effect = "breaking" if is_let_go or lets_more else _effect(each)
             why = "values come in that readers may not count on" if lets_more else ""
-            yield Change(f"expected: {what}", effect, _how(old[name], each) or why)
+            yield Change(
+                f"expected: {what}", effect, "; ".join(filter(None, [_how(old[name], each), why]))
+            )
     for name in old.keys() - new.keys():
         what = f"no longer expected: {old[name].describe()}"
         is_held = old[name].severity != "warn"
@@ -110,12 +117,22 @@ def _expectations(before: Contract, after: Contract) -> Iterator[Change]:
 
 
 def _lets_more(old: Expectation, new: Expectation) -> bool:
-    """Whether the new one surely takes values that the old one refused: a wider range or set."""
+    """Whether the new one takes values that the old one refused, as far as can be seen: a wider
+    range or set, other rows looked at, fewer that must hold, or another rule.
+    """
     before, after = old.arguments, new.arguments
-    if old.type.endswith("not_be_in_set"):
-        return not {*map(repr, before["value_set"])} <= {*map(repr, after["value_set"])}
-    if "value_set" in before:
-        return not {*map(repr, after["value_set"])} <= {*map(repr, before["value_set"])}
+    if new.mostly < old.mostly and new.severity != "reject":
+        return True
+    if old.row_condition != new.row_condition and new.row_condition:
+        return True
+    ruled = {*before, *after} - _COMPARED
+    if any(before.get(key) != after.get(key) for key in ruled):
+        return True
+    for key in _LISTS & {*before} & {*after}:
+        was, now = ({*map(repr, arguments[key])} for arguments in (before, after))
+        is_any = "_not_" not in old.type and before.get("match_on", "any") == "any"
+        if not (now <= was if is_any else was <= now):
+            return True
     for bound, strict, is_wider in (
         ("min_value", "strict_min", operator.lt),
         ("max_value", "strict_max", operator.gt),

@@ -31,6 +31,7 @@ _PAIRS_IN_GX: dict[IgnoreRow, str] = {
     "all_values_are_missing": "both_values_are_missing",
     "never": "neither",
 }
+_OF_NUMBERS = ("_sum_to", "_stdev_to", "_count_to", "_proportion_of_", "_value_lengths_")
 _UNIQUE = "expect_compound_columns_to_be_unique"
 _RENAMED = {"expect_multicolumn_values_to_be_unique"}
 """That Great Expectations' newest has no more."""
@@ -119,6 +120,8 @@ class Expectation:
                 f"{self.name}: it takes no row_condition; write it as unexpected_rows_expectation, "
                 "or about rows"
             )
+        if not self.columns and self.kind in ("row", "pair", "rows", "column"):
+            raise ContractError(f"{self.name}: names no column")
         if len(set(self.columns)) < len(self.columns):
             raise ContractError(f"{self.name}: names a column twice: {', '.join(self.columns)}")
         if not isinstance(self.mostly, int | float) or not 0 < self.mostly <= 1:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -309,6 +312,30 @@ def _check_arguments(expectation: Expectation) -> None:
             raise ContractError(f"{name}: {low!r} and {high!r} are of two types") from error
         if is_empty:
             raise ContractError(f"{name}: min_value {low!r} is greater than max_value {high!r}")
+        if low == high and (arguments.get("strict_min") or arguments.get("strict_max")):
+            raise ContractError(f"{name}: nothing lies between {low!r} and itself, strictly")
+    _check_numbers(name, expectation.type, arguments)
+
+
+def _check_numbers(name: str, kind: str, arguments: Mapping[str, Any]) -> None:
+    for key in ("sum_total", "threshold", "multiplier", "value"):
+        if key in arguments and not _is_number(arguments[key]):
+            raise ContractError(f"{name}: {key} is a number, not {arguments[key]!r}")
+    if arguments.get("multiplier", 0) < 0:
+        raise ContractError(f"{name}: multiplier is 0 or more, not {arguments['multiplier']!r}")
+    if "value" in arguments and (arguments["value"] < 0 or arguments["value"] % 1):
+        raise ContractError(f"{name}: value is a whole number, not {arguments['value']!r}")
+    if any(word in kind for word in _OF_NUMBERS):
+        for key in ("min_value", "max_value"):
+            if arguments.get(key) is not None and not _is_number(arguments[key]):
+                raise ContractError(f"{name}: {key} is a number, not {arguments[key]!r}")
+    for key in ("column_set", "column_list"):
+        if key in arguments and (isinstance(arguments[key], str) or not arguments[key]):
+            raise ContractError(f"{name}: {key} is a list of names, not {arguments[key]!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 def _one(arguments: Mapping[str, Any], key: str) -> list[Any]:
@@ -348,6 +375,8 @@ def _check_set(name: str, key: str, values: Any) -> None:
         for value in values
         if value is not None
     }
+    if any(isinstance(value, float) and value != value for value in values):
+        raise ContractError(f"{name}: {key} has NaN, which counts as missing")
     if len(kinds) > 1:
         raise ContractError(
             f"{name}: {key} has values of several types: {', '.join(map(repr, values[:5]))}"

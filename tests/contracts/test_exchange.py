@@ -253,7 +253,7 @@ def _with(column: Column) -> Contract:
     ("after", "effect", "says"),
     [
         (_with(replace(_UNITS, kind="int64")), "compatible", "int32 -> int64"),
-        (_with(replace(_UNITS, kind="string")), "breaking", "take a new name"),
+        (_with(replace(ORDERS.column("email"), kind="binary")), "breaking", "take a new name"),
         (_with(replace(_UNITS, nullable=True)), "breaking", "may be null"),
         (_with(replace(ORDERS.column("price"), nullable=False)), "stricter", "must have a value"),
         (_with(replace(_UNITS, unit="kg")), "breaking", "unit '' -> 'kg'"),
@@ -293,6 +293,14 @@ def _with(column: Column) -> Contract:
                                           *ORDERS.expectations[1:])),
             "stricter",
             "expect_column_values_to_be_between",
+        ),
+        *(
+            (replace(ORDERS, expectations=(rule, *ORDERS.expectations[1:])), "breaking", "count on")
+            for rule in (
+                replace(ORDERS.expectations[0], row_condition="price > 1",
+                        label=ORDERS.expectations[0].name),
+                replace(ORDERS.expectations[0], severity="fail", mostly=0.5),
+            )
         ),
         (replace(ORDERS, owner="them@example.com"), "compatible", "owner changed"),
         (replace(ORDERS, unknown_columns="fail"), "stricter", "unknown columns"),
