@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -117,8 +118,13 @@ def export(table: str, form: str) -> None:
 
 @contract.command("import")
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--table", default="", help="Whose contract a suite's expectations are added to.")
-def import_(path: Path, table: str) -> None:
+@click.option(
+    "--table",
+    default="",
+    help="Whose contract a suite's expectations are added to, or which of a document's tables.",
+)
+@click.option("--event-time", default="", help="The column of when things happened.")
+def import_(path: Path, table: str, event_time: str) -> None:
     """A suite of Great Expectations (with --table), or an Open Data Contract, as a schemas/ module.
 
     \b
@@ -131,14 +137,20 @@ def import_(path: Path, table: str) -> None:
 
     document = _document(path)
     if document.get("kind") == "DataContract":
-        click.echo(to_python(from_odcs(document)), nl=False)
+        found, left = from_odcs(document, table=table, event_time=event_time)
+        _print_left(left)
+        click.echo(to_python(found), nl=False)
         return
     if not table:
         raise click.UsageError("say with --table whose contract the suite's expectations are for")
     found, left = from_gx_suite(document, _contract(table))
-    for reason, kinds in left.items():
-        click.echo(f"left out: {', '.join(kinds)}: {reason}", err=True)
+    _print_left(left)
     click.echo(to_python(found), nl=False)
+
+
+def _print_left(left: Mapping[str, list[str]]) -> None:
+    for reason, names in left.items():
+        click.echo(f"left out: {', '.join(names)}: {reason}", err=True)
 
 
 def _contract(table: str) -> Contract:

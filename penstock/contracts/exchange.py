@@ -5,7 +5,7 @@ version 3), an Arrow schema; and in JSON of their own, which has everything.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date, datetime
 from typing import Any, get_args
@@ -16,7 +16,7 @@ from penstock.contracts.contract import Column, Contract, Kind
 from penstock.contracts.expectation import Expectation
 from penstock.errors import ContractError
 
-_ODCS = "v3.0.2"
+_ODCS = "v3.1.0"
 _LOGICAL: dict[Kind, str] = {
     "string": "string",
     "int32": "integer",
@@ -36,6 +36,28 @@ _OF_LOGICAL: dict[str, Kind] = {
     "timestamp": "timestamp",
     "time": "string",
 }
+_OF_PHYSICAL: dict[str, Kind] = {
+    "char": "string",
+    "text": "string",
+    "uuid": "string",
+    "timestamp": "timestamp",
+    "datetime": "timestamp",
+    "date": "date",
+    "bigint": "int64",
+    "smallint": "int32",
+    "int": "int64",
+    "numeric": "float64",
+    "decimal": "float64",
+    "number": "float64",
+    "double": "float64",
+    "float": "float64",
+    "real": "float64",
+    "bool": "bool",
+    "string": "string",
+    "binary": "binary",
+    "blob": "binary",
+}
+"""By a part of the name that databases have for a type, the first that fits."""
 
 
 def to_json(contract: Contract) -> str:
@@ -137,7 +159,9 @@ def to_odcs(contract: Contract, *, version: str = "1.0.0") -> dict[str, Any]:
         "status": "active",
         "domain": domain,
         "description": {"purpose": contract.description},
-        "team": [{"username": contract.owner, "role": "owner"}] if contract.owner else [],
+        "team": {"members": [{"username": contract.owner, "role": "owner"}]}
+        if contract.owner
+        else {},
         "schema": [
             {
                 "name": table,
@@ -169,62 +193,110 @@ def _policies(contract: Contract) -> str | dict[str, str]:
     return policies if isinstance(policies, str) else dict(policies)
 
 
-def from_odcs(document: Mapping[str, Any]) -> Contract:
-    """A contract of the first table of an Open Data Contract Standard document, version 3.
+def from_odcs(
+    document: Mapping[str, Any], *, table: str = "", event_time: str = ""
+) -> tuple[Contract, dict[str, list[str]]]:
+    """A contract of a table of an Open Data Contract Standard document, version 3.
+
+    Parameters
+    ----------
+    table: which, by its name or physical name; by default the only one.
+    event_time: the column of when things happened, a time or date; by default what the document
+        says, or its first timestamp.
+
+    Returns
+    -------
+    The contract, and for each reason what was left out: columns of types that contracts don't have,
+    and quality rules that aren't Great Expectations'.
 
     Raises
     ------
-    ContractError: it has no table, no timestamp for an event time, an unknown type, more than one
-        table, or quality rules that can't be compiled.
+    ContractError: it has no such table, no event time, or a rule that can't be.
     """
     try:
-        return _from_odcs(document)
+        return _from_odcs(document, table, event_time)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ContractError(f"not an Open Data Contract of version 3: {error!r}") from error
 
 
-def _from_odcs(document: Mapping[str, Any]) -> Contract:
-    tables: Sequence[Mapping[str, Any]] = document.get("schema") or ()
-    if not tables:
-        raise ContractError("the document's schema has no table")
-    if len(tables) > 1:
-        names = ", ".join(str(each.get("name")) for each in tables)
-        raise ContractError(f"the document has several tables ({names}); take one at a time")
-    table, columns, key = tables[0], list[Column](), list[tuple[int, str]]()
+def _from_odcs(
+    document: Mapping[str, Any], wanted: str, event_time: str
+) -> tuple[Contract, dict[str, list[str]]]:
+    table, left = _table(document, wanted), dict[str, list[str]]()
+    columns, key = list[Column](), list[tuple[int, str]]()
     for each in table.get("properties") or ():
-        columns.append(_column(each))
+        kind = _kind(each)
+        if kind is None:
+            said = each.get("logicalType") or each.get("physicalType")
+            left.setdefault(f"contracts have no columns of type {said}", []).append(each["name"])
+            continue
+        columns.append(_column(each, kind))
         if each.get("primaryKey"):
             key.append((int(each.get("primaryKeyPosition") or 0), str(each["name"])))
     custom = _custom(table)
-    times = [column.name for column in columns if column.kind == "timestamp"]
-    event_time = str(custom.get("eventTime") or (times[0] if times else ""))
-    if not event_time:
-        raise ContractError(f"{table.get('name')}: no column is a timestamp, to be the event time")
+    times = [c.name for kind in ("timestamp", "date") for c in columns if c.kind == kind]
+    at = event_time or str(custom.get("eventTime") or (times[0] if times else ""))
+    if at not in {column.name for column in columns}:
+        raise ContractError(
+            f"{table.get('name')}: no column {at or 'is a time'}, to be the event time; say "
+            f"which tells when things happened, of {', '.join(each.name for each in columns)}"
+        )
     name = str(table.get("physicalName") or table["name"])
     name = name if "/" in name else f"{document.get('domain') or 'default'}/{name}"
-    team: Sequence[Mapping[str, Any]] = document.get("team") or ()
-    quality = [*(table.get("quality") or ())]
-    quality += [
-        rule for each in table.get("properties") or () for rule in each.get("quality") or ()
-    ]
-    if other := [rule for rule in quality if rule.get("engine") != "greatExpectations"]:
-        raise ContractError(
-            f"{len(other)} quality rules are of another engine than greatExpectations, such as "
-            f"{other[0]}; take them out of the document, and write them as expectations"
-        )
-    rules = [_typed(Expectation.from_gx(rule["implementation"]), columns) for rule in quality]
-    return Contract(
+    columns = [replace(c, kind="timestamp") if c.name == at else c for c in columns]
+    contract = Contract(
         name,
         tuple(columns),
-        event_time,
+        at,
         tuple(column for _, column in sorted(key)),
-        tuple(rules),
+        tuple(_rules(table, columns, left)),
         str((document.get("description") or {}).get("purpose") or ""),
-        next((str(member["username"]) for member in team if member.get("role") == "owner"), ""),
+        _owner(document.get("team")),
         custom.get("unknownColumns", "rescue"),
         custom.get("maxRejected"),
         custom.get("freshness") or "",
     )
+    return contract, left
+
+
+def _table(document: Mapping[str, Any], wanted: str) -> Mapping[str, Any]:
+    tables: Sequence[Mapping[str, Any]] = document.get("schema") or ()
+    if not tables:
+        raise ContractError("the document's schema has no table")
+    names = ", ".join(str(each.get("name")) for each in tables)
+    if wanted:
+        named = (each.get("name") for each in tables), (each.get("physicalName") for each in tables)
+        for each, *its in zip(tables, *named, strict=True):
+            if wanted in its:
+                return each
+        raise ContractError(f"the document has no table {wanted}; there are {names}")
+    if len(tables) > 1:
+        raise ContractError(f"the document has several tables ({names}); say which")
+    return tables[0]
+
+
+def _rules(
+    table: Mapping[str, Any], columns: Sequence[Column], left: dict[str, list[str]]
+) -> Iterator[Expectation]:
+    """What the document expects in Great Expectations' words; of other rules only what they are."""
+    quality = [*(table.get("quality") or ())]
+    quality += [
+        rule for each in table.get("properties") or () for rule in each.get("quality") or ()
+    ]
+    for rule in quality:
+        if rule.get("engine") == "greatExpectations":
+            yield _typed(Expectation.from_gx(rule["implementation"]), columns)
+            continue
+        said = rule.get("name") or rule.get("metric") or rule.get("rule") or rule.get("description")
+        how = rule.get("engine") or rule.get("type") or "library"
+        reason = f"quality rules of {how}; write them as expectations"
+        left.setdefault(reason, []).append(str(said or rule)[:80])
+
+
+def _owner(team: Any) -> str:
+    members = team.get("members") if isinstance(team, Mapping) else team  # pyright: ignore
+    owners = [each for each in members or () if str(each.get("role")).lower() == "owner"]  # pyright: ignore
+    return str(owners[0]["username"]) if owners else ""  # pyright: ignore
 
 
 def from_arrow(schema: pa.Schema, table: str, event_time: str = "") -> Contract:
@@ -319,15 +391,19 @@ def _property(contract: Contract, column: Column) -> dict[str, Any]:
     return found
 
 
-def _column(each: Mapping[str, Any]) -> Column:
-    name, physical = str(each["name"]), str(each.get("physicalType") or "")
-    is_ours = physical in get_args(Kind)
-    named = physical if is_ours else _OF_LOGICAL.get(str(each.get("logicalType")))
-    if named is None:
-        raise ContractError(
-            f"column {name}: logicalType {each.get('logicalType')!r} is none that a contract has"
-        )
-    kind: Any = named
+def _kind(each: Mapping[str, Any]) -> Kind | None:
+    """By its physical type where that is one of ours, else by the logical one, else by the name
+    that databases have for it.
+    """
+    physical, logical = str(each.get("physicalType") or ""), str(each.get("logicalType") or "")
+    kind: Any = physical if physical in get_args(Kind) else _OF_LOGICAL.get(logical)
+    if kind or logical:
+        return kind
+    return next((k for sign, k in _OF_PHYSICAL.items() if sign in physical.lower()), None)
+
+
+def _column(each: Mapping[str, Any], kind: Kind) -> Column:
+    name = str(each["name"])
     raw = str(each.get("physicalName") or name)
     return Column(
         name,

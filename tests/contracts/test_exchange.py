@@ -61,9 +61,10 @@ def test_a_contract_comes_back_whole(contract: Contract) -> None:
 @pytest.mark.parametrize("contract", [ORDERS, SALES], ids=lambda each: each.table)
 def test_an_open_data_contract_comes_back(contract: Contract) -> None:
     document = json.loads(json.dumps(to_odcs(contract)))
-    found = from_odcs(document)
+    found, left = from_odcs(document)
 
-    assert document["apiVersion"] == "v3.0.2"
+    assert document["apiVersion"] == "v3.1.0"
+    assert left == {}
     assert found.columns == contract.columns
     assert (found.table, found.key, found.owner) == (contract.table, contract.key, contract.owner)
     assert [e.name for e in found.expectations] == [e.name for e in contract.expectations]
@@ -230,15 +231,51 @@ def test_which_rows_of_a_pair_are_not_looked_at_is_said_in_great_expectations_wo
     [
         {"schema": []},
         {"schema": "x"},
-        {"team": {"members": []}},
+        {"team": [3]},
         {"description": "text"},
         {"schema": [{"name": "a", "properties": [{"logicalType": "string"}]}]},
-        {"schema": [{"name": "a", "quality": [{"engine": "soda"}]}]},
+        {"schema": [{"name": "a", "properties": [{"name": "n", "logicalType": "number"}]}]},
+        {"schema": [{"name": "a"}, {"name": "b"}]},
     ],
 )
 def test_an_odd_open_data_contract_is_refused_in_words(change: dict[str, Any]) -> None:
     with pytest.raises(ContractError):
         from_odcs({**to_odcs(ORDERS), **change})
+
+
+def test_an_open_data_contract_of_others_gives_what_a_contract_has() -> None:
+    column = {"name": "at", "physicalType": "timestamptz(6)", "required": True}
+    document = {
+        "domain": "bank",
+        "team": [{"username": "ann", "role": "Owner"}],
+        "schema": [
+            {"name": "other", "properties": [{"name": "day", "logicalType": "date"}]},
+            {
+                "name": "moves",
+                "properties": [
+                    {"name": "id", "physicalType": "varchar(18)", "primaryKey": True},
+                    {"name": "tags", "logicalType": "array"},
+                    {**column, "quality": [{"type": "library", "metric": "nullValues"}]},
+                ],
+                "quality": [{"type": "custom", "engine": "soda", "name": "freshness"}],
+            },
+        ],
+    }
+
+    found, left = from_odcs(document, table="moves")
+    other, _ = from_odcs(document, table="other")
+
+    assert found.table == "bank/moves"
+    assert (found.owner, found.key, found.event_time) == ("ann", ("id",), "at")
+    assert [(c.name, c.kind) for c in found.columns] == [("id", "string"), ("at", "timestamp")]
+    assert sorted(name for names in left.values() for name in names) == [
+        "freshness",
+        "nullValues",
+        "tags",
+    ]
+    assert other.column("day").kind == "timestamp"
+    with pytest.raises(ContractError, match="no table none; there are other, moves"):
+        from_odcs(document, table="none")
 
 
 _UNITS = ORDERS.column("units")
