@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from penstock.contracts.contract import Column, Contract, Kind
 from penstock.contracts.expectation import Expectation
+from penstock.contracts.fitting import with_times
 from penstock.errors import ContractError
 
 _ODCS = "v3.1.0"
@@ -354,22 +355,7 @@ def _typed(expectation: Expectation, columns: Sequence[Column]) -> Expectation:
     """With texts as the times that they are, where the column has times: JSON has none."""
     kinds = {column.name: column.kind for column in columns}
     kind = kinds.get(expectation.columns[0]) if expectation.columns else None
-    if kind not in ("timestamp", "date"):
-        return expectation
-    read = datetime.fromisoformat if kind == "timestamp" else date.fromisoformat
-
-    def timed(value: Any) -> Any:
-        if isinstance(value, list):
-            return [timed(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
-        return read(value) if isinstance(value, str) else value
-
-    keys = ("min_value", "max_value", "value_set")
-    arguments = dict(expectation.arguments)
-    try:
-        arguments |= {key: timed(arguments[key]) for key in keys if key in arguments}
-    except ValueError as error:
-        raise ContractError(f"{expectation.name}: {error}") from error
-    return replace(expectation, arguments=arguments)
+    return with_times(expectation) if kind in ("timestamp", "date") else expectation
 
 
 def _property(contract: Contract, column: Column) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from dataclasses import replace
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from penstock.contracts.conditions import looks_past_a_row
@@ -18,6 +19,7 @@ _TIMES = ("date", "timestamp")
 _TEXT_ONLY = ("regex", "like_pattern", "strftime", "dateutil", "json", "value_lengths")
 _OF_NUMBERS = ("_sum_to", "_stdev_to", "_z_scores_", "_outliers", "_kl_divergence_")
 _OF_TIMES = ("_to_be_recent", "_to_have_no_gaps")
+_WITH_VALUES = ("min_value", "max_value", "value_set")
 _OF_VALUES = ("_values_to_be_between", "_min_to_be", "_max_to_be", "_mean_to_be", "_median_to_be")
 """Whose bounds are held against values of the column."""
 
@@ -38,6 +40,40 @@ def refuse_unfit(expectations: Iterable[Expectation], columns: Sequence[Column])
             _check_condition(each, kinds)
 
 
+def with_times(expectation: Expectation) -> Expectation:
+    """One about a column of times with its bounds as times, where they are texts (ISO 8601).
+
+    Raises
+    ------
+    ContractError: a text is no time.
+    """
+    arguments = dict(expectation.arguments)
+    try:
+        timed = {key: _timed(arguments[key]) for key in _WITH_VALUES if key in arguments}
+    except ValueError as error:
+        raise ContractError(f"{expectation.name}: {error}") from error
+    return replace(expectation, arguments=arguments | timed)
+
+
+def _timed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_timed(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(value, str):
+        return value
+    read = datetime.fromisoformat(value)
+    return read.date() if len(value) == len("2024-01-01") else read
+
+
+def is_of_text(expectation: Expectation) -> bool:
+    """Whether it is about texts."""
+    return any(word in expectation.type for word in _TEXT_ONLY)
+
+
+def is_of_times(expectation: Expectation) -> bool:
+    """Whether it is about times, whatever they are held against."""
+    return expectation.type.endswith(_OF_TIMES)
+
+
 def compared(expectation: Expectation) -> list[Any]:
     """What the values of its column are held against."""
     arguments = expectation.arguments
@@ -50,11 +86,11 @@ def compared(expectation: Expectation) -> list[Any]:
 def _fit(expectation: Expectation, name: str, kind: str) -> None:
     what = expectation.type
     wanted: tuple[str, tuple[str, ...]] | None = None
-    if any(word in what for word in _TEXT_ONLY):
+    if is_of_text(expectation):
         wanted = "text; cast it first", ("string",)
     elif any(word in what for word in _OF_NUMBERS):
         wanted = "a number", _NUMBERS
-    elif what.endswith(_OF_TIMES):
+    elif is_of_times(expectation):
         wanted = "a time", _TIMES
     elif "_mean_to" in what or "_median_to" in what:
         wanted = "a number or time", (*_NUMBERS, *_TIMES)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
 from penstock.contracts import Contract, Expectation
+from penstock.contracts.fitting import compared, is_of_text, is_of_times, with_times
 from penstock.errors import ContractError, SourceError
 from penstock.quality.beyond import NEEDS_LAKE, refuse_without_lake
 from penstock.quality.breaking import OWN
@@ -80,7 +81,7 @@ class Report:
 
 def check(
     data: Data,
-    expectations: Contract | Sequence[Expectation],
+    expectations: Contract | Expectation | Sequence[Expectation],
     *,
     rejects: str | Path | None = None,
     name: str = "",
@@ -89,8 +90,9 @@ def check(
 
     Parameters
     ----------
-    data: a frame, an Arrow table, a table of the lake, or the path or URI of Parquet or CSV files
-        or of a Delta table. A CSV file's types are inferred. NaN counts as missing.
+    data: a frame of polars or pandas, an Arrow table, a table of the lake, or the path or URI of
+        Parquet or CSV files or of a Delta table. A CSV file's types are inferred. NaN counts as
+        missing.
     expectations: or a contract, whose columns are looked for by their names in the table, and of
         which what is asked of other tables and earlier batches is left out.
     rejects: a Parquet file to write the rows to that break an expectation of severity `reject` or
@@ -103,6 +105,8 @@ def check(
     """
     contract = expectations if isinstance(expectations, Contract) else None
     wanted = cast("Sequence[Expectation]", expectations)
+    if isinstance(expectations, Expectation):
+        wanted = [expectations]
     if contract is not None:
         wanted = [each for each in contract.all_expectations if each.type not in NEEDS_LAKE]
     personal = {c.name for c in contract.columns if c.personal} if contract else set[str]()
@@ -165,6 +169,13 @@ def checked(
         )
     if past is None:
         refuse_without_lake(expectations)
+    expectations = [
+        with_times(each) if _is_of_times(each, schema) else each for each in expectations
+    ]
+    if nulls := _kinds_of_nulls(schema, expectations):
+        casts = [pl.col(name).cast(kind) for name, kind in nulls.items()]
+        frame, schema = frame.with_columns(casts), {**schema, **nulls}
+        pieces = [Piece(each.rows.with_columns(casts), each.size_bytes) for each in pieces]
     prove(expectations, schema)
     run = Run(frame, pieces, schema, [Result(each) for each in expectations], personal, past)
     try:
@@ -174,6 +185,32 @@ def checked(
         run.without_nan()
         rejected = run.run(rejects)
     return run.rows, run.results, rejected
+
+
+def _kinds_of_nulls(
+    schema: Mapping[str, pl.DataType], expectations: Sequence[Expectation]
+) -> dict[str, pl.DataType]:
+    """Types for columns of nulls alone, which have none: such as they are to be asked."""
+    found = dict[str, pl.DataType]()
+    for each in expectations:
+        for column in each.columns:
+            if column in found or schema.get(column) != pl.Null:
+                continue
+            values = compared(each)
+            if is_of_text(each) or (values and isinstance(values[0], str)):
+                found[column] = pl.String()
+            elif is_of_times(each) or (values and isinstance(values[0], date)):
+                found[column] = pl.Datetime("us", "UTC")
+            elif values and isinstance(values[0], bool):
+                found[column] = pl.Boolean()
+            else:
+                found[column] = pl.Float64()
+    return found
+
+
+def _is_of_times(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> bool:
+    kind = schema.get(expectation.columns[0]) if expectation.columns else None
+    return isinstance(kind, pl.Date | pl.Datetime)
 
 
 def _came_to(result: Result) -> str:

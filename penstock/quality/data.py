@@ -6,7 +6,7 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
@@ -37,7 +37,7 @@ def scanned(data: Data) -> pl.LazyFrame:
 
     Raises
     ------
-    ContractError: there is no such file.
+    ContractError: there is no such file, or it is nothing that can be checked.
     """
     if isinstance(data, pl.LazyFrame | pl.DataFrame):
         return data.lazy()
@@ -47,6 +47,11 @@ def scanned(data: Data) -> pl.LazyFrame:
         return pl.DataFrame(pl.from_arrow(cast("pa.Table", data))).lazy()
     if hasattr(data, "snapshot"):
         return cast("Table", data).snapshot().scan()
+    if not hasattr(data, "scan"):
+        raise ContractError(
+            f"{type(data).__name__}: what is checked is a frame of polars or pandas, an Arrow "
+            "table, a table of the lake, or the path of files"
+        )
     return cast("Snapshot", data).scan()
 
 
@@ -201,7 +206,9 @@ def _refuse_hidden_rows(uri: str) -> None:
 
 
 def settled(data: Data) -> Data:
-    """A table's newest version, in the place of the table."""
+    """A table's newest version, in the place of the table; a frame of pandas as one of polars."""
+    if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
+        return pl.DataFrame(pl.from_pandas(cast("Any", data)))
     return cast("Table", data).snapshot() if hasattr(data, "snapshot") else data
 
 

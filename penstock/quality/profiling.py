@@ -25,7 +25,7 @@ import polars.selectors as cs
 from penstock.contracts.conditions import looks_past_a_row
 from penstock.errors import ContractError, SourceError, TableNotFound
 from penstock.lake import Lake, checked_name
-from penstock.quality.data import in_pieces, named, personal_in, personal_of, scanned
+from penstock.quality.data import in_pieces, named, personal_in, personal_of, scanned, settled
 from penstock.quality.history import VALIDATE, validations
 from penstock.tables import Snapshot, Table
 from penstock.tables.log import path_of, read_entry
@@ -130,6 +130,7 @@ def profile(
     ------
     ContractError: a column isn't there, or `where` is not SQL of one row.
     """
+    data = settled(data)
     frame = scanned(data)
     if personal is None:
         personal = personal_in(data)

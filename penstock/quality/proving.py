@@ -10,17 +10,12 @@ import polars as pl
 
 from penstock.contracts import Contract, Expectation
 from penstock.contracts.conditions import looks_past_a_row
+from penstock.contracts.fitting import compared, is_of_text, is_of_times
 from penstock.errors import ContractError
 from penstock.quality.columns import measures
 from penstock.quality.compiled import broken, looked_at, read_by
 
-_OF_VALUES = {
-    "expect_column_values_to_be_between",
-    "expect_column_min_to_be_between",
-    "expect_column_max_to_be_between",
-}
 _REFUSALS = (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError)
-_TEXT_ONLY = ("regex", "like_pattern", "strftime", "dateutil", "json", "value_lengths")
 
 
 def _check_columns(
@@ -38,28 +33,18 @@ def _check_columns(
     if missing := [column for column in names if column not in schema]:
         known = ", ".join(schema)[:1000]
         raise ContractError(f"{name}: no column {', '.join(missing)}; there are {known}")
-    if expectation.type.endswith(("_to_be_recent", "_to_have_no_gaps")):
+    if is_of_times(expectation):
         kind = schema[expectation.columns[0]]
         if not isinstance(kind, pl.Datetime | pl.Date):
             raise ContractError(f"{name}: column {expectation.columns[0]} is {kind}, not a time")
     for column in expectation.columns:
-        kind, values = schema[column], _compared(expectation)
-        if any(word in expectation.type for word in _TEXT_ONLY) and kind != pl.String:
+        kind, values = schema[column], compared(expectation)
+        if is_of_text(expectation) and kind != pl.String:
             raise ContractError(f"{name}: column {column} is {kind}, not text; cast it first")
         if expectation.kind in ("row", "column") and not _compares(kind, values):
             raise ContractError(
                 f"{name}: column {column} is {kind}, which {values[0]!r} can't be compared with"
             )
-
-
-def _compared(expectation: Expectation) -> list[Any]:
-    """What the values themselves are held against."""
-    arguments = expectation.arguments
-    if expectation.type in _OF_VALUES:
-        found = [arguments.get("min_value"), arguments.get("max_value")]
-    else:
-        found = [*arguments.get("value_set", ())]
-    return [value for value in found if value is not None]
 
 
 def _compares(kind: pl.DataType, values: list[Any]) -> bool:
