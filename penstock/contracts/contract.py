@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["string", "int32", "int64", "float64", "bool", "date", "timestamp", "binary"]
 
+Evolution = Literal["widen", "fixed"]
 Policy = Literal["rescue", "add", "fail"]
 """What becomes of a raw column that the contract doesn't know."""
 
@@ -51,6 +52,9 @@ class Column:
     unit: str = ""
     personal: bool = False
     """Whether it is about a person: masked in previews and reports, and found by an erasure."""
+    evolution: Evolution = "widen"
+    """Whether a later contract may widen its type (int32, int64, float64; date, timestamp), for
+    which the table is written anew, or the type is `fixed`."""
 
     @property
     def raw_name(self) -> str:
@@ -83,6 +87,8 @@ class Contract:
     freshness: str = ""
     """How old the newest event may be when rows are validated, such as `26h`: an expectation of
     severity `warn`, and a check in Dagster when nothing comes any more. Empty: any age."""
+    grain: str = ""
+    """What one row is, for a reader: `a product on an invoice`."""
 
     def __post_init__(self) -> None:
         checked_name(self.table)
@@ -101,6 +107,11 @@ class Contract:
                 raise ContractError(
                     f"{self.table}: column {column.name}: {column.kind!r} is no kind; there are "
                     f"{', '.join(get_args(Kind))}"
+                )
+            if column.evolution not in get_args(Evolution):
+                raise ContractError(
+                    f"{self.table}: column {column.name}: evolution is widen or fixed, not "
+                    f"{column.evolution!r}"
                 )
         used = {self.event_time, *self.key}
         for expectation in self.expectations:
@@ -142,7 +153,16 @@ class Contract:
 
     def __str__(self) -> str:
         """For a reader: a line for each column and each expectation."""
-        lines = [self.table, *([f"  {self.description}"] if self.description else []), "columns"]
+        facts = {
+            "": self.description,
+            "a row is ": self.grain,
+            "owner ": self.owner,
+            "fresh within ": self.freshness,
+            "unknown columns: ": "" if self.unknown_columns == "rescue" else self.unknown_columns,
+            "rejected at most: ": self.max_rejected,
+        }
+        said = [f"  {what}{value}" for what, value in facts.items() if value not in ("", None)]
+        lines = [self.table, *said, "columns"]
         width = max(len(column.name) for column in self.columns)
         for column in self.columns:
             marks = [
@@ -152,6 +172,8 @@ class Contract:
                 *(["event time"] if column.name == self.event_time else []),
                 *(["personal"] if column.personal else []),
                 *([f"in {column.unit}"] if column.unit else []),
+                *([f"{column.source_name} in files"] if column.source_name else []),
+                *(["fixed"] if column.evolution == "fixed" else []),
             ]
             about = f": {column.description}" if column.description else ""
             lines.append(f"  {column.name:{width}}  {', '.join(marks)}{about}")
@@ -198,7 +220,9 @@ class Contract:
         return (*implied, *fresh, *self.expectations)
 
     def arrow_schema(self) -> pa.Schema:
-        """The columns as Arrow fields; description, unit and `personal` are field metadata."""
+        """The columns as Arrow fields; all else of a column is field metadata, also whether it
+        may be null: a field that may not couldn't be given up again.
+        """
         import pyarrow as pa  # which takes as long to import as a small table to check
 
         return pa.schema([_field(column) for column in self.columns])
@@ -257,7 +281,11 @@ def _field(column: Column) -> pa.Field:
         "binary": pa.binary(),
     }
     metadata = {"comment": column.description, "unit": column.unit}
-    if column.personal:
-        metadata["personal"] = "true"
+    metadata |= {
+        "personal": "true" if column.personal else "",
+        "source_name": column.source_name,
+        "nullable": "" if column.nullable else "false",
+        "evolution": "" if column.evolution == "widen" else column.evolution,
+    }
     kept = {key: value for key, value in metadata.items() if value}
     return pa.field(column.name, kinds[column.kind], metadata=kept or None)

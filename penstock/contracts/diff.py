@@ -73,7 +73,7 @@ def _columns(before: Contract, after: Contract) -> Iterator[Change]:
 def _column(old: Column, new: Column) -> Iterator[Change]:
     name = f"column {new.name}"
     if old.kind != new.kind:
-        widens = (old.kind, new.kind) in _WIDENS
+        widens = (old.kind, new.kind) in _WIDENS and old.evolution == "widen"
         why = "the table is written anew" if widens else "the table keeps its type; take a new name"
         effect: Effect = "compatible" if widens else "breaking"
         yield Change(f"{name} {old.kind} -> {new.kind}", effect, why)
@@ -92,6 +92,8 @@ def _column(old: Column, new: Column) -> Iterator[Change]:
         yield Change(f"{name} is {what}", "compatible" if new.personal else "breaking", why)
     if old.description != new.description:
         yield Change(f"{name} described anew", "compatible")
+    if old.evolution != new.evolution:
+        yield Change(f"{name} evolution {old.evolution} -> {new.evolution}", "compatible")
 
 
 def _expectations(before: Contract, after: Contract) -> Iterator[Change]:
@@ -180,6 +182,6 @@ def _rest(before: Contract, after: Contract) -> Iterator[Change]:
         yield Change(what, "stricter" if is_stricter else "compatible")
     if before.freshness != after.freshness:
         yield Change(f"freshness {before.freshness!r} -> {after.freshness!r}", "compatible")
-    for what in ("owner", "description"):
+    for what in ("owner", "description", "grain"):
         if getattr(before, what) != getattr(after, what):
             yield Change(f"{what} changed", "compatible")

@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date, datetime
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pyarrow as pa
 
-from penstock.contracts.contract import Column, Contract, Kind
+from penstock.contracts.contract import Column, Contract, Evolution, Kind
 from penstock.contracts.expectation import Expectation
 from penstock.contracts.fitting import with_times
 from penstock.errors import ContractError
@@ -183,6 +183,7 @@ def to_odcs(contract: Contract, *, version: str = "1.0.0") -> dict[str, Any]:
                     {"property": "freshness", "value": contract.freshness},
                     {"property": "unknownColumns", "value": _policies(contract)},
                     {"property": "maxRejected", "value": contract.max_rejected},
+                    {"property": "grain", "value": contract.grain},
                 ],
             }
         ],
@@ -256,6 +257,7 @@ def _from_odcs(
         custom.get("unknownColumns", "rescue"),
         custom.get("maxRejected"),
         custom.get("freshness") or "",
+        str(custom.get("grain") or ""),
     )
     return contract, left
 
@@ -337,9 +339,11 @@ def _of_field(field: pa.Field, table: str) -> Column:
         field.name,
         kind,
         metadata.get("comment", ""),
-        nullable=field.nullable,
+        source_name=metadata.get("source_name", ""),
+        nullable=field.nullable and metadata.get("nullable") != "false",
         unit=metadata.get("unit", ""),
         personal=metadata.get("personal") == "true",
+        evolution=cast("Evolution", metadata.get("evolution", "widen")),
     )
 
 
@@ -372,8 +376,9 @@ def _property(contract: Contract, column: Column) -> dict[str, Any]:
         found |= {"primaryKey": True, "primaryKeyPosition": place}
     if column.personal:
         found["classification"] = "personal"
-    if column.unit:
-        found["customProperties"] = [{"property": "unit", "value": column.unit}]
+    told = {"unit": column.unit, "evolution": "" if column.evolution == "widen" else "fixed"}
+    if custom := [{"property": what, "value": value} for what, value in told.items() if value]:
+        found["customProperties"] = custom
     return found
 
 
@@ -399,6 +404,7 @@ def _column(each: Mapping[str, Any], kind: Kind) -> Column:
         not each.get("required"),
         str(_custom(each).get("unit", "")),
         str(each.get("classification") or "").lower() in ("personal", "pii", "confidential"),
+        _custom(each).get("evolution", "widen"),
     )
 
 

@@ -27,7 +27,7 @@ def to_python(contract: Contract) -> str:
     body = [f"    table={_text(contract.table)},"]
     body += [
         f"    {name}={_text(getattr(contract, name))},"
-        for name in ("description", "owner", "freshness")
+        for name in ("description", "grain", "owner", "freshness")
         if getattr(contract, name)
     ]
     body.append(f"    event_time={_text(contract.event_time)},")

@@ -157,9 +157,9 @@ def judged(
         if isinstance(observed, int) and abs(values.get("about") or 0) >= 1 << 63:
             observed = values["about"]  # the sum of integers went round
         if kind.startswith("proportion_of_unique"):
-            observed = observed / count if count else None
+            observed = observed / count if count else 0.0
         if kind.startswith("proportion_of_non_null"):
-            observed = count / rows if rows else None
+            observed = count / rows if rows else 0.0
         result.observed = observed
         result.holds = _in_bounds(observed, expectation.arguments)
 

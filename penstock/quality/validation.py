@@ -460,7 +460,18 @@ _TIMES = (
 
 def _open_accepted(lake: Lake, contract: Contract) -> Snapshot:
     schema = pa.schema([*contract.arrow_schema(), *_TIMES])
-    return Table(lake, contract.table).create(schema, description=contract.description)
+    table = Table(lake, contract.table)
+    fixed = [column.name for column in contract.columns if column.evolution == "fixed"]
+    if fixed and (found := table.snapshot_or_none()) is not None:
+        for name in fixed:
+            is_there = name in found.schema.names
+            if is_there and (kind := found.schema.field(name).type) != schema.field(name).type:
+                raise ContractError(
+                    f"{contract.table}: column {name} is {schema.field(name).type} in the contract "
+                    f"and {kind} in the table, and its evolution is fixed; take a new name, or "
+                    'evolution="widen"'
+                )
+    return table.create(schema, description=contract.description)
 
 
 def _open_others(lake: Lake, contract: Contract) -> tuple[Snapshot, Snapshot]:

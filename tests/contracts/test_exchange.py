@@ -58,6 +58,37 @@ def test_a_contract_comes_back_whole(contract: Contract) -> None:
     assert found.fingerprint() == contract.fingerprint()
 
 
+_RICH = replace(
+    ORDERS,
+    grain="a product on an order",
+    freshness="2d",
+    max_rejected=0.1,
+    columns=tuple(
+        replace(column, evolution="fixed", unit="pieces") if column.name == "units" else column
+        for column in ORDERS.columns
+    ),
+    expectations=(
+        *ORDERS.expectations,
+        c.expect_column_values_to_be_between("units", 1, 10, severity="warn", label="usual_units"),
+        c.expect_column_mean_to_be_between("price", 1, row_condition="units > 1"),
+    ),
+)
+
+
+def test_all_of_a_contract_comes_back_from_every_form() -> None:
+    module: dict[str, Any] = {}
+    exec(to_python(_RICH), module)
+
+    assert module["ORDERS"] == _RICH
+    assert from_json(to_json(_RICH)) == _RICH
+    assert from_odcs(json.loads(json.dumps(to_odcs(_RICH)))) == (_RICH, {})
+    assert from_arrow(_RICH.arrow_schema(), "shop/orders", "at").columns == _RICH.columns
+    assert len({_RICH, from_json(to_json(_RICH)), ORDERS}) == 2
+    said = str(_RICH)
+    for told in ("a row is a product on an order", "rejected at most: 0.1", "id in files", "fixed"):
+        assert told in said
+
+
 @pytest.mark.parametrize("contract", [ORDERS, SALES], ids=lambda each: each.table)
 def test_an_open_data_contract_comes_back(contract: Contract) -> None:
     document = json.loads(json.dumps(to_odcs(contract)))

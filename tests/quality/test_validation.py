@@ -220,6 +220,23 @@ def test_severity_fail_is_mended_by_a_new_state_of_the_file(shop: Shop) -> None:
     assert sorted(shop.rows("shop/orders")["units"]) == [2, 5]
 
 
+def test_a_fixed_column_is_not_widened(shop: Shop) -> None:
+    shop.write_orders("a.csv", 3)
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+    wide = tuple(
+        dataclasses.replace(each, kind="int64", evolution="fixed") if each.name == "units" else each
+        for each in ORDERS.columns
+    )
+    shop = shop.with_source(contract=dataclasses.replace(ORDERS, columns=wide))
+    before = Table(shop.lake, "shop/orders").snapshot().version
+
+    with pytest.raises(ContractError, match="units is int64 in the contract and int32"):
+        validate(shop.lake, shop.source)
+
+    assert Table(shop.lake, "shop/orders").snapshot().version == before
+
+
 def test_rows_that_do_not_add_up_fail_loudly(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.write_orders("a.csv", 3)
     ingest(shop.lake, shop.source)
