@@ -4,7 +4,8 @@ raw batch (text) ─▶ cast.py: typed values, and which did not cast
                  ─▶ compiled.py: expectations as polars expressions, all in one pass
                  ─▶ repeats.py: rows equal to an earlier one of their file
                  ─▶ splitting.py: accepted rows, rejected rows with every reason
-                 ─▶ validation.py: commits both; replaying.py sends rejects through again
+                 ─▶ validation.py: commits both, or refuses the batch and keeps why (refusals.py);
+                    replaying.py sends rejects through again
                  ─▶ results.py: counts, in the shape of Great Expectations' results
 
 any table ─▶ checking.py: the same expectations over a frame, file or table as it is, by scans.py,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from penstock.quality.checking import Report, check
     from penstock.quality.drifting import Drift, Limits, drift
     from penstock.quality.profiling import Profile, profile, profile_of
+    from penstock.quality.refusals import Refusal, refused_batches
     from penstock.quality.replaying import Replay, replay
     from penstock.quality.training_sets import Finding, inspect
     from penstock.quality.validation import Validation, validate
@@ -31,6 +33,7 @@ _HOMES = {
     "Finding": "penstock.quality.training_sets",
     "Limits": "penstock.quality.drifting",
     "Profile": "penstock.quality.profiling",
+    "Refusal": "penstock.quality.refusals",
     "Replay": "penstock.quality.replaying",
     "Report": "penstock.quality.checking",
     "Validation": "penstock.quality.validation",
@@ -39,6 +42,7 @@ _HOMES = {
     "inspect": "penstock.quality.training_sets",
     "profile": "penstock.quality.profiling",
     "profile_of": "penstock.quality.profiling",
+    "refused_batches": "penstock.quality.refusals",
     "replay": "penstock.quality.replaying",
     "validate": "penstock.quality.validation",
 }
@@ -48,6 +52,7 @@ __all__ = [
     "Finding",
     "Limits",
     "Profile",
+    "Refusal",
     "Replay",
     "Report",
     "Validation",
@@ -56,6 +61,7 @@ __all__ = [
     "inspect",
     "profile",
     "profile_of",
+    "refused_batches",
     "replay",
     "validate",
 ]
