@@ -13,16 +13,18 @@ from deltalake import DeltaTable, Schema
 from penstock.errors import LakeError
 from penstock.tables.deletions import FEATURE
 
+_NTZ = "timestampNtz"
+"""Times without a zone."""
 _WRITER_FEATURES = {
     "appendOnly",
     "invariants",
-    "timestampNtz",
+    _NTZ,
     "changeDataFeed",
     "checkConstraints",
     FEATURE,
 }
 """That are kept to here, or ask nothing of who adds and removes whole files."""
-_READER_FEATURES = {"timestampNtz", FEATURE}
+_READER_FEATURES = {_NTZ, FEATURE}
 _WRITER_VERSION = 4
 """Up to which an older protocol asks for no more than those, and generated columns."""
 _FEATURES_VERSIONS = (3, 7)
@@ -47,6 +49,18 @@ def protocol_with(delta: DeltaTable, writer_version: int, feature: str) -> dict[
     if writers or writer == _FEATURES_VERSIONS[1]:
         asked["writerFeatures"] = sorted({*writers, feature})
     return asked
+
+
+def protocol_for(delta: DeltaTable, schema: pa.Schema) -> dict[str, Any] | None:
+    """What the table has to ask for besides to have these columns; None for nothing more.
+
+    Readers refuse a table that has times without a zone and doesn't say so.
+    """
+    kinds = (field.type for field in schema)
+    is_ntz = any(pa.types.is_timestamp(kind) and kind.tz is None for kind in kinds)
+    if not is_ntz or _NTZ in (delta.protocol().reader_features or []):
+        return None
+    return protocol_with(delta, _FEATURES_VERSIONS[1], _NTZ)
 
 
 def metadata_with(delta: DeltaTable, schema: pa.Schema) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from penstock.lake import Lake, table_key
 from penstock.storage.objects import persistently
 from penstock.tables.creating import first_entry
 from penstock.tables.log import Entry, path_of, put_entry
-from penstock.tables.protocol import check_writable, metadata_with, protocol_with
+from penstock.tables.protocol import check_writable, metadata_with, protocol_for, protocol_with
 from penstock.tables.staging import (
     StagedFile,
     StoredFile,
@@ -316,6 +316,7 @@ class Snapshot(Version):
             },
             changes_data=changes_data,
             metadata=None if schema is None else metadata_with(self.delta, schema),
+            protocol=None if schema is None else protocol_for(self.delta, schema),
             changes=changes,
             configuration=dict(self.delta.metadata().configuration),
         )
