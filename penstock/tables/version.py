@@ -248,12 +248,9 @@ class Version:
 
         # deltalake takes a bound that a file doesn't have for one that no value keeps to.
         whole = self.delta.to_pyarrow_dataset()
-        files = {file.path: file for file in self.files}
         fragments = [
-            whole.format.make_fragment(
-                each.path, whole.filesystem, self._holds(files[unquote(each.path)])
-            )
-            for each in whole.get_fragments()
+            whole.format.make_fragment(file.path, whole.filesystem, self._holds(file))
+            for file in self.files
         ]
         return pads.FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
 
