@@ -13,10 +13,8 @@ from penstock.errors import SourceError, UnreadableFile
 from penstock.ingest.upstream import Upstream, UpstreamSource, first_line
 from penstock.storage.listing import without_credentials
 from penstock.storage.objects import ObjectStore, resolve_options
+from penstock.tables.change_feed import CHANGE_FEED, CHANGES, ChangeFeed
 from penstock.tables.log import read_entry
-
-CHANGES = ("_change_type", "_commit_version", "_commit_timestamp")
-"""Columns of a change feed, for contracts that name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +84,14 @@ class _Feed(Upstream):
 
     def _changes(self, first: int, last: int) -> Iterator[pa.RecordBatch]:
         configuration = self._table(first).metadata().configuration
-        if configuration.get("delta.enableChangeDataFeed") != "true":
+        is_on = configuration.get(CHANGE_FEED) == "true"
+        if not is_on:
             self._check_appends(first, last)
-        feed = self._table().load_cdf(starting_version=first, ending_version=last)
-        for batch in feed:
-            yield from self._wanted(pa.record_batch(batch))
+        options = resolve_options(self._uri, self._source.options or None)
+        objects = ObjectStore(self._uri, options)
+        feed = ChangeFeed(self.identity, self._table(), objects, "", options)
+        for batch in feed.rows(first, last, is_on=is_on):
+            yield from self._wanted(batch)
 
     def _check_appends(self, first: int, last: int) -> None:
         """Without a feed, only a version that takes no file away tells which rows are new."""

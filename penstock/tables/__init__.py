@@ -6,7 +6,8 @@
     writing.py   append, overwrite, replace_where, delete; upserting.py; copying.py, rewrite.py
     creating.py  a table's first entry; protocol.py, what a table asks of who reads and writes it
     deletions.py rows of a file that are gone; differences.py, files that came and went
-    changes.py   what each version did to rows; constraints.py, rules that every row keeps
+    changes.py   what each version did to rows; change_feed.py reads that from the log
+    constraints.py  rules that every row keeps
     upkeep.py    optimize, vacuum, checkpoint, restore, clone; tags.py; history.py
     sql.py       DuckDB over it
 

@@ -15,12 +15,12 @@ import polars as pl
 import pyarrow as pa
 
 from penstock.errors import LakeError
+from penstock.tables.change_feed import CHANGE_FEED, KIND, ChangeFeed
 from penstock.tables.staging import StagedFile, Stager, StoredFile, partition_text
 from penstock.tables.table import Snapshot, Table
-from penstock.tables.version import CHANGE_FEED, PLACE
+from penstock.tables.version import PLACE
 
 Change = Literal["insert", "update_preimage", "update_postimage", "delete"]
-_KIND = "_change_type"
 _FOLDER = "_change_data/"
 
 
@@ -50,12 +50,16 @@ def changes(table: Table, first: int, last: int | None = None) -> Iterator[pa.Re
             f"{table.name}: version {first} has no change feed; enable_change_feed(table) has the "
             "versions after it tell their changes"
         )
-    try:
-        feed = table.snapshot().delta.load_cdf(starting_version=first, ending_version=last)
-        for batch in feed:
-            yield pa.record_batch(batch)
-    except Exception as error:  # noqa: BLE001 - of a feed, delta-rs raises no narrower one
-        table.refuse(error)
+    newest = table.snapshot()
+    last = newest.version if last is None else last
+    if not first <= last <= newest.version:
+        raise LakeError(
+            f"{table.name}: changes of versions {first} to {last}: the first comes after the last, "
+            f"or that after the newest, {newest.version}"
+        )
+    lake = table.lake
+    feed = ChangeFeed(table.name, newest.delta, lake.objects, table.key, lake.storage_options)
+    yield from feed.rows(first, last)
 
 
 class ChangeWriter:
@@ -63,7 +67,7 @@ class ChangeWriter:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._schema = snapshot.schema.append(pa.field(_KIND, pa.string()))
+        self._schema = snapshot.schema.append(pa.field(KIND, pa.string()))
         self._stagers: dict[tuple[str | None, ...], Stager] = {}
 
     def __enter__(self) -> ChangeWriter:
@@ -79,7 +83,7 @@ class ChangeWriter:
     def write(self, rows: pl.LazyFrame, kind: Change) -> None:
         """Rows of the table that a commit does this to."""
         for frame in rows.collect_batches():
-            marked = frame.with_columns(pl.lit(kind).alias(_KIND))
+            marked = frame.with_columns(pl.lit(kind).alias(KIND))
             for values, part in _by_partition(marked, self._snapshot.partition_columns):
                 self._stager(values).write(part.to_arrow())
 

@@ -122,11 +122,12 @@ def deletions_at(lake: Lake, key: str, version: int) -> dict[str, Deletion]:
             for action in actions:
                 said = action.get("add", {}).get("deletionVector")
                 if said:
-                    found[unquote(action["add"]["path"])] = _parsed(said)
+                    found[unquote(action["add"]["path"])] = deletion_from(said)
     return found
 
 
-def _parsed(said: Mapping[str, Any]) -> Deletion:
+def deletion_from(said: Mapping[str, Any]) -> Deletion:
+    """A vector, from how the log names it."""
     return Deletion(
         said["storageType"],
         said["pathOrInlineDv"],
@@ -152,7 +153,7 @@ def _checkpointed(lake: Lake, key: str, version: int) -> tuple[int, dict[str, De
     named = adds.select(add.field("path"), vector)
     named = named.filter(pl.col("deletionVector").struct.field("storageType").is_not_null())
     rows = named.collect(engine="streaming").iter_rows()
-    return newest, {unquote(path): _parsed(said) for path, said in rows}
+    return newest, {unquote(path): deletion_from(said) for path, said in rows}
 
 
 def _checkpoint(objects: ObjectStore, key: str, version: int) -> tuple[int, list[str]]:

@@ -232,6 +232,13 @@ def partition_text(value: Any) -> str | None:
             return str(value)
 
 
+def partition_value(text: str | None, kind: pa.DataType) -> pa.Array:
+    """The same read again; times are written without their zone, which is UTC."""
+    if pa.types.is_timestamp(kind) and kind.tz and text and not text.endswith("Z"):
+        text += "Z"
+    return pa.array([text], pa.string()).cast(kind)
+
+
 class _OpenFile:
     def __init__(
         self,

@@ -21,6 +21,7 @@ from deltalake.exceptions import DeltaError
 from penstock.engines import Threads
 from penstock.errors import LakeError
 from penstock.storage.objects import persistently
+from penstock.tables.change_feed import CHANGE_FEED
 from penstock.tables.deletions import ENABLED, FEATURE, Deletion, deletions_at, places_of
 from penstock.tables.log import commit_info, path_of
 from penstock.tables.protocol import check_readable
@@ -29,6 +30,7 @@ from penstock.tables.staging import (
     StagedFile,
     StoredFile,
     partition_text,
+    partition_value,
     row_groups,
     statistics_json,
 )
@@ -47,7 +49,6 @@ _PORTION_ROWS = 1 << 19
 """Of a portion, however few bytes they are."""
 _PACKED = 4
 """Times as large as stored, that a file's bytes may be."""
-CHANGE_FEED = "delta.enableChangeDataFeed"
 CONSTRAINT = "delta.constraints."
 PLACE = "__penstock_place"
 """The column of rows' places in their data file."""
@@ -262,7 +263,7 @@ class Version:
         for field in self.schema:
             name = pads.field(field.name)
             if field.name in file.partition:
-                (value,) = _parsed(file.partition[field.name], field.type)
+                (value,) = partition_value(file.partition[field.name], field.type)
                 said &= name.is_null() if not value.is_valid else name == value
                 continue
             low, high = file.lowest.get(field.name), file.highest.get(field.name)
@@ -387,7 +388,7 @@ class Version:
         kinds = {name: self.schema.field(name).type for name in partitions}
         values = [
             # A partition's value, from how the log writes it.
-            pl.lit(pl.Series(name, _parsed(file.partition.get(name), kind))).first()
+            pl.lit(pl.Series(name, partition_value(file.partition.get(name), kind))).first()
             for name, kind in kinds.items()
         ]
         return rows.with_columns(values).select(*self.schema.names, *more)
@@ -429,13 +430,6 @@ def _rows_without(rows: pl.LazyFrame, gone: NDArray[np.uint64]) -> pl.LazyFrame:
         return rows
     places = pl.Series(gone, dtype=pl.UInt32)
     return rows.filter(~pl.col(PLACE).is_in(pl.lit(places).implode()))
-
-
-def _parsed(text: str | None, kind: pa.DataType) -> pa.Array:
-    """A partition's value; times are written without their zone, which is UTC."""
-    if pa.types.is_timestamp(kind) and kind.tz and text and not text.endswith("Z"):
-        text += "Z"
-    return pa.array([text], pa.string()).cast(kind)
 
 
 def _partition(values: Mapping[str, Any]) -> dict[str, str | None]:

@@ -25,12 +25,15 @@ from penstock.tables import (
     delete,
     drop_constraint,
     enable_change_feed,
+    enable_deletion_vectors,
     optimize,
     overwrite,
     replace_where,
     upsert,
     vacuum,
 )
+from penstock.tables.change_feed import CHANGE_FEED, TIME, VERSION
+from penstock.tables.log import path_of
 from tests.conftest import Shop
 
 Rows = dict[int, tuple[str, int]]
@@ -157,6 +160,41 @@ def test_a_table_without_a_feed_says_how_to_have_one(lake: Lake) -> None:
     append(table, frame({1: ("a", 1)}))
     with pytest.raises(LakeError, match=r"version 0 has no change feed; enable_change_feed"):
         read(table, 0)
+
+
+def test_marks_tell_their_changes_without_files_of_them(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, frame({n: ("a", n) for n in range(10)}))
+    enable_deletion_vectors(table)
+    enable_change_feed(table)
+    upsert(table, frame({1: ("a", 0)}), ["id"])
+    version = upsert(table, frame({2: ("b", 0)}), ["id"]).version
+    told = replayed_steps(table, version)
+    entry = lake.objects.get(path_of(table.key, version))
+    rest = [line for line in entry.splitlines() if b'"cdc"' not in line]
+    lake.objects.put(path_of(table.key, version), b"\n".join(rest))  # as some engines leave it
+
+    assert told == [(2, "a", 2, "update_preimage"), (2, "b", 0, "update_postimage")]
+    assert replayed_steps(table, version) == [(2, "a", 2, "delete"), (2, "b", 0, "insert")]
+
+
+def replayed_steps(table: Table, version: int) -> list[tuple[Any, ...]]:
+    """What a version did to rows, old values first."""
+    return read(table, version, version).sort("n", descending=True).drop(VERSION, TIME).rows()
+
+
+def test_versions_without_a_feed_are_named(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, frame({1: ("a", 1)}))
+    begun = enable_change_feed(table).version
+    table.snapshot().configure({CHANGE_FEED: None}, writer_version=4, feature="changeDataFeed")
+    delete(table, "id = 1")
+
+    with pytest.raises(LakeError, match=f"version {begun + 1} turned its change feed off"):
+        read(table, begun)
+    enable_change_feed(table)
+    with pytest.raises(LakeError, match="comes after the last"):
+        read(table, begun, begun - 1)
 
 
 def test_a_refused_write_leaves_no_file_of_changes(lake: Lake) -> None:

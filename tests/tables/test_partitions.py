@@ -12,18 +12,17 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock import Lake
+from penstock import Lake, validate
 from penstock.cli.app import main
-from penstock.tables import (
-    Table,
-    append,
-)
+from penstock.contracts import Column, Contract
+from penstock.ingest import DeltaSource, ingest
+from penstock.tables import Table, append, changes, delete, enable_change_feed, upsert
 from penstock.upkeep import query
 
 TEXTS = ["plain", "b c", "ü", "a:b", "a/b", "100 %", "a%20b", "it's", "a,b", "a+b", "a&b=c", "a#b"]
-TEXTS += ["..", "?*[", "a\\b", "\x01", "tab\there", "line\nbreak", "𠮷野"]
+OTHERS = ["..", "?*[", "a\\b", "\x01", "tab\there", "line\nbreak", "𠮷野"]
 VALUES: dict[str, list[Any]] = {
-    "texts": [*TEXTS, None],
+    "texts": [*TEXTS, *OTHERS, None],
     "times": [datetime(2026, 1, 1, 10, 0, 0, 5, UTC), datetime(1969, 7, 20, tzinfo=UTC), None],
     "times_of_no_zone": [datetime(2026, 1, 1, 10), None],
     "days": [date(2026, 1, 1), None],
@@ -45,6 +44,63 @@ def test_rows_are_the_same_however_they_are_read(lake: Lake, values: list[Any]) 
     done = CliRunner().invoke(main, ["sql", asked, "--lake", lake.uri, "--json"])
     assert done.exit_code == 0, done.output
     assert [row["id"] for row in json.loads(done.output)] == rows["id"].to_list()
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
+def test_a_feed_tells_the_changes_of_every_partition(lake: Lake, values: list[Any]) -> None:
+    table = Table(lake, "shop/prices")
+    rows = pl.DataFrame({"id": range(len(values)), "price": 1, "part": values})
+    append(table, rows.clear(), partition_by=["part"])
+    enable_change_feed(table)
+
+    append(table, rows)
+    assert _told(table, rows, "insert")
+    upsert(table, rows.with_columns(price=pl.lit(2)), ["id"])
+    assert _told(table, rows, "update_preimage")
+    assert _told(table, rows.with_columns(price=pl.lit(2)), "update_postimage")
+    delete(table, "true")
+    assert _told(table, rows.with_columns(price=pl.lit(2)), "delete")
+
+
+def test_on_s3(s3_lake: Lake) -> None:
+    table = Table(s3_lake, "shop/prices")
+    rows = pl.DataFrame({"id": range(len(TEXTS)), "part": TEXTS})
+    append(table, rows.clear(), partition_by=["part"])
+    enable_change_feed(table)
+    append(table, rows)
+
+    assert table.snapshot().scan().sort("id").collect().equals(rows)
+    assert query(s3_lake, "select id, part from shop.prices order by id") == rows.to_dicts()
+    assert _told(table, rows, "insert")
+
+
+def _told(table: Table, rows: pl.DataFrame, kind: str) -> bool:
+    """Whether the newest version did this to just these rows."""
+    batches = changes(table, table.snapshot().version)
+    told = pl.concat([pl.DataFrame(pl.from_arrow(batch)) for batch in batches])
+    told = told.filter(pl.col("_change_type") == kind).select(rows.columns).sort("id")
+    return told.equals(rows.cast(told.schema))
+
+
+def test_a_source_follows_a_table_with_such_partitions(lake: Lake) -> None:
+    upstream = Table(lake, "shop/prices")
+    rows = pl.DataFrame({"id": range(len(TEXTS)), "part": TEXTS, "at": datetime(2026, 1, 1)})
+    append(upstream, rows, partition_by=["part"])
+    enable_change_feed(upstream)
+    columns = (Column("id", "int64"), Column("part", "string"), Column("at", "timestamp"))
+    contract = Contract("shop/copies", columns, event_time="at")
+    source = DeltaSource("shop/copies_raw", upstream.uri, contract)
+
+    first = ingest(lake, source)
+    upsert(upstream, rows.with_columns(pl.col("id") + 100), ["part"])
+    append(upstream, rows.with_columns(pl.col("id") + 200))
+    second = ingest(lake, source)
+
+    assert (first.failed, second.failed) == ({}, {})
+    assert (first.rows_read, second.rows_read) == (len(TEXTS), 2 * len(TEXTS))
+    validate(lake, source)
+    copies = Table(lake, "shop/copies").snapshot().scan().collect()
+    assert sorted(set(copies["part"])) == sorted(TEXTS)
 
 
 @settings(deadline=None, max_examples=20)
