@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 import pyarrow as pa
 
-from penstock.errors import CommitConflict, ConstraintBroken
+from penstock.errors import CommitConflict, ConstraintBroken, LakeError
 from penstock.tables.deletions import Deletion
 from penstock.tables.staging import StagedFile, Stager, StoredFile, discard, loosened
 from penstock.tables.table import Snapshot, Table
@@ -196,6 +196,7 @@ def copied(
     Parameters
     ----------
     remaining: of some of the file's rows, those to copy, in their order.
+    schema: of the copy, with wider types; by default it stays.
     """
     table = snapshot.table
     stager = Stager(
@@ -209,6 +210,20 @@ def copied(
         for portion in snapshot.portions_of(file):
             stager.write(remaining(portion).collect(engine="in-memory").to_arrow())
         return stager.finish()
+
+
+def widened(snapshot: Snapshot, file: StoredFile, schema: pa.Schema) -> list[StagedFile]:
+    """A data file's rows in wider types.
+
+    Raises
+    ------
+    LakeError: a value has no exact counterpart.
+    """
+    try:
+        return copied(snapshot, file, lambda rows: rows, schema)
+    except pa.ArrowInvalid as error:
+        name = snapshot.table.name
+        raise LakeError(f"{name}: {file.path}: can't be widened: {error}") from error
 
 
 def written(

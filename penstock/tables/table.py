@@ -139,7 +139,8 @@ class Table:
         """The table's newest version, after making the table, or adding columns that it lacks.
 
         Columns that `schema` no longer has stay, and are null in new rows. One whose type widens
-        (int32, int64, float64; date, timestamp) has the table written anew.
+        (int32, int64, float64; date, timestamp) has the table written anew; days that name
+        partitions stay days.
 
         Parameters
         ----------
@@ -168,7 +169,7 @@ class Table:
         """With the columns and types of a schema; tried again where another writer came first."""
         schema = as_stored(schema)
         for attempt in itertools.count():
-            missing, wider = self._lacking(found.schema, schema, of_rows=of_rows)
+            missing, wider = self._lacking(found, schema, of_rows=of_rows)
             if not missing and not wider:
                 return found
             try:
@@ -189,14 +190,16 @@ class Table:
         raise AssertionError
 
     def _lacking(
-        self, known: pa.Schema, wanted: pa.Schema, *, of_rows: bool
+        self, found: Snapshot, wanted: pa.Schema, *, of_rows: bool
     ) -> tuple[list[pa.Field], list[pa.Field]]:
         """Columns that are not there, and those that are there with a narrower type."""
-        kinds = {field.name: field.type for field in known}
+        kinds = {field.name: field.type for field in found.schema}
         other = [f for f in wanted if kinds.get(f.name, f.type) != f.type]
         wider = [f for f in other if not (of_rows and _widens(f.type, kinds[f.name]))]
+        # Readers take the text of a day, which older log entries have, for no time.
+        days = [name for name in found.partition_columns if pa.types.is_date(kinds[name])]
         for field in wider:
-            if not _widens(kinds[field.name], field.type):
+            if field.name in days or not _widens(kinds[field.name], field.type):
                 raise LakeError(
                     f"{self.name}: column {field.name} is {kinds[field.name]} in the table and "
                     f"{field.type} in its definition; give the new one another name"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import LakeError
 from penstock.tables import sql
+from penstock.tables.copying import widened
 from penstock.tables.deletions import deletion_of
 from penstock.tables.staging import FILE_BYTES, StagedFile, Stager, StoredFile, discard
 from penstock.tables.table import Snapshot, Table
@@ -184,31 +185,50 @@ def checkpoint(table: Table) -> int:
 
 
 def restore(table: Table, version: int) -> Snapshot:
-    """The rows of an older version again, as a new version.
+    """The rows of an older version again, as a new version, in the table's columns of now.
+
+    Where a column's type was widened since, its files are written anew.
 
     Raises
     ------
     TableNotFound: there is no such version.
-    LakeError: files of it were vacuumed.
+    LakeError: files of it were vacuumed, or a value has no counterpart in a wider type.
     """
     then, now = table.snapshot(version), table.snapshot()
-    present = {file.id for file in now.files}
-    wanted = {file.id for file in then.files}
     gone = [file.path for file in then.files if not _is_there(table, file)]
     if gone:
         raise LakeError(
             f"{table.name}: version {version} can't be restored: {len(gone)} of its files were "
             f"vacuumed, such as {gone[0]}"
         )
+    kinds = {field.name: field.type for field in now.schema}
+    is_narrow = any(kinds.get(field.name, field.type) != field.type for field in then.schema)
+    present = {file.id for file in now.files}
+    wanted = {file.id for file in then.files}
     ids = {file.path: file.id for file in then.files}
-    adds = [file for file in then.staged() if ids[file.path] not in present]
-    removes = [file for file in now.files if file.id not in wanted]
+    if is_narrow:
+        adds, removes = _widened(then, now.schema), now.files
+    else:
+        adds = [file for file in then.staged() if ids[file.path] not in present]
+        removes = [file for file in now.files if file.id not in wanted]
     if not adds and not removes:
         return now
     note = {"restored": version}
     return now.commit(
-        adds, removes, application="restore", note=note, discards=False, is_alone=True
+        adds, removes, application="restore", note=note, discards=is_narrow, is_alone=True
     )
+
+
+def _widened(then: Snapshot, schema: pa.Schema) -> list[StagedFile]:
+    """A version's files written anew, in wider types."""
+    staged = list[StagedFile]()
+    try:
+        for file in then.files:
+            staged += widened(then, file, schema)
+    except BaseException:
+        discard(then.table.lake, then.table.key, staged)
+        raise
+    return staged
 
 
 def clone(table: Table, name: str, version: int | None = None) -> Snapshot:

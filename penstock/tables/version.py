@@ -50,6 +50,8 @@ _PORTION_ROWS = 1 << 19
 _PACKED = 4
 """Times as large as stored, that a file's bytes may be."""
 CONSTRAINT = "delta.constraints."
+_NARROWER = pl.ScanCastOptions(integer_cast=["upcast", "allow-float"], float_cast="upcast")
+"""Files that came in while another writer widened a column hold narrower numbers than it says."""
 PLACE = "__penstock_place"
 """The column of rows' places in their data file."""
 
@@ -312,6 +314,7 @@ class Version:
             glob=False,
             schema=schema,
             missing_columns="insert",
+            cast_options=_NARROWER,
             hive_partitioning=False,
             **options,
         )

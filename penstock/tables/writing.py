@@ -14,7 +14,7 @@ import pyarrow as pa
 from penstock.contracts.conditions import looks_past_a_row
 from penstock.errors import CommitConflict, ConstraintBroken, LakeError
 from penstock.tables.changes import staged_changes
-from penstock.tables.copying import Copy, Rewriting, Written, copied, with_kinds, written
+from penstock.tables.copying import Copy, Rewriting, Written, copied, widened, with_kinds, written
 from penstock.tables.staging import StagedFile, Stager, StoredFile, discard, partition_text
 from penstock.tables.table import Snapshot, Table, as_stored
 
@@ -101,12 +101,7 @@ def widen(table: Table, kinds: Mapping[str, pa.DataType]) -> Snapshot:
     """
 
     def copy(snapshot: Snapshot, file: StoredFile) -> Copy:
-        try:
-            schema = with_kinds(snapshot.schema, kinds)
-            staged = copied(snapshot, file, lambda rows: rows, schema)
-        except pa.ArrowInvalid as error:
-            raise LakeError(f"{table.name}: {file.path}: can't be widened: {error}") from error
-        return Copy(staged, file.rows)
+        return Copy(widened(snapshot, file, with_kinds(snapshot.schema, kinds)), file.rows)
 
     return Rewriting(table, copy, lambda _, __: []).run("widen", [], kinds=kinds).snapshot
 
