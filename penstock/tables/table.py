@@ -90,12 +90,13 @@ class Table:
             raise TableNotFound(f"{self.lake.uri} has no table {self.name}.{near}")
         if version is None or version == found.version:
             return found
+        absent = f"{self.name} has no version {version}; the newest is {found.version}"
+        if not 0 <= version < found.version:
+            raise TableNotFound(absent)
         try:
             return Snapshot(self, self._open(version))
         except DeltaError as error:
-            raise TableNotFound(
-                f"{self.name} has no version {version}; the newest is {found.version}"
-            ) from error
+            raise TableNotFound(f"{absent}, and the log of old ones may be gone") from error
 
     def _tagged(self, name: str) -> int:
         from penstock.tables.tags import version_of

@@ -87,6 +87,10 @@ def optimize(
         raise LakeError(f"{table.name}: optimize: sort_by or z_order_by, not both")
     if missing := [name for name in order if name not in snapshot.schema.names]:
         raise LakeError(f"{table.name}: optimize: no column {', '.join(missing)}")
+    # In a file, a partition's column has one value.
+    partitions = set(snapshot.partition_columns)
+    sort_by = [name for name in sort_by if name not in partitions]
+    z_order_by = [name for name in z_order_by if name not in partitions]
     removes, adds = list[StoredFile](), list[StagedFile]()
     try:
         gone = 0.0 if purge else _GONE

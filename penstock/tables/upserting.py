@@ -20,7 +20,14 @@ from penstock.tables.deletions import ENABLED, FEATURE, deletion_of
 from penstock.tables.staging import StagedFile, StoredFile
 from penstock.tables.table import Snapshot, Table, as_stored
 from penstock.tables.version import PLACE
-from penstock.tables.writing import Predicate, Rows, expression_of, staged_rows, stream_of
+from penstock.tables.writing import (
+    Predicate,
+    Rows,
+    evaluating,
+    expression_of,
+    staged_rows,
+    stream_of,
+)
 
 _SEARCHED_BYTES = 32 << 20
 """Of a file, as encoded, that are looked through at once; of which the keys are a part."""
@@ -47,14 +54,15 @@ def upsert(
 
     Raises
     ------
-    LakeError: a key is null or there twice, or of another type than the table's. Nothing was
-        changed.
+    LakeError: a key is null or there twice, or of another type than the table's; or `delete_where`
+        is no condition on the rows. Nothing was changed.
     """
     given = _frame(rows)
     _check_key(table, given, list(key))
+    is_gone = _matches(table, given, delete_where)
     snapshot = table.create(as_stored(given.clear().to_arrow().schema), of_rows=True)
     given = _as_keys_of(snapshot, given, list(key))
-    kept = given if delete_where is None else given.filter(~expression_of(delete_where))
+    kept = given.filter(~is_gone)
     merge = _Merge(given, list(key), kept, searches=1 if table.lake.is_local else _SEARCHES)
     rewriting = Rewriting(table, merge.copy, merge.changes)
     return rewriting.run("upsert", [], last=merge.inserted)
@@ -175,6 +183,16 @@ class _Merge:
             for batch in part.to_arrow().to_batches()
         )
         return staged_rows(snapshot, batches), rows.height - updated, updated
+
+
+def _matches(table: Table, rows: pl.DataFrame, predicate: Predicate | None) -> pl.Series:
+    """Of which rows a predicate is true; without one, of none."""
+    if predicate is None:
+        return pl.repeat(value=False, n=rows.height, eager=True)
+    what = f"{table.name}: upsert(delete_where={predicate})"
+    matches = expression_of(predicate, rows.schema, what)
+    with evaluating(what):
+        return rows.with_columns(matches.alias(PLACE))[PLACE]
 
 
 def _as_keys_of(snapshot: Snapshot, given: pl.DataFrame, key: list[str]) -> pl.DataFrame:

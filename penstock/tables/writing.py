@@ -5,7 +5,8 @@ What changes rows that are there copies the data files that hold them (copy on w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
@@ -58,19 +59,23 @@ def replace_where(
 
     Raises
     ------
-    LakeError: it is not, and which row shows it; or what it says of a row depends on others.
-        Nothing was changed.
+    LakeError: it is not, and which row shows it; what it says of a row depends on others; or it
+        is no condition, or not one on the new rows' columns. Nothing was changed.
     """
-    matches = _of_a_row(table, predicate, "replace_where")
+    what = f"{table.name}: replace_where({predicate})"
     batches, schema = _batches(rows)
-    snapshot = table.create(schema, of_rows=True)
     if is_checked:
-        batches = _checked(batches, matches, f"{table.name}: replace_where({predicate})")
+        matches = _of_a_row(predicate, pl.Schema(schema), what)
+        snapshot = table.create(schema, of_rows=True)
+        batches = _checked(batches, matches, what)
+    else:
+        snapshot = table.create(schema, of_rows=True)
+        matches = _of_a_row(predicate, pl.Schema(snapshot.schema), what)
     staged = staged_rows(snapshot, batches)
     inserted = sum(file.rows for file in staged)
     rewriting = Rewriting(
         table,
-        lambda at, file: _without(at, file, matches),
+        lambda at, file: _without(at, file, matches, what),
         lambda at, files: staged_changes(at, files, matches, staged),
     )
     return rewriting.run("replace_where", staged, inserted=inserted)
@@ -81,12 +86,14 @@ def delete(table: Table, predicate: Predicate) -> Written:
 
     Raises
     ------
-    LakeError: what the predicate says of a row depends on others. Nothing was changed.
+    LakeError: what the predicate says of a row depends on others, or it is no condition on the
+        table's columns. Nothing was changed.
     """
-    matches = _of_a_row(table, predicate, "delete")
+    what = f"{table.name}: delete({predicate})"
+    matches = _of_a_row(predicate, pl.Schema(table.snapshot().schema), what)
     rewriting = Rewriting(
         table,
-        lambda at, file: _without(at, file, matches),
+        lambda at, file: _without(at, file, matches, what),
         lambda at, files: staged_changes(at, files, matches, []),
     )
     return rewriting.run("delete", [])
@@ -106,11 +113,12 @@ def widen(table: Table, kinds: Mapping[str, pa.DataType]) -> Snapshot:
     return Rewriting(table, copy, lambda _, __: []).run("widen", [], kinds=kinds).snapshot
 
 
-def _without(snapshot: Snapshot, file: StoredFile, matches: pl.Expr) -> Copy:
-    matched = sum(
-        int(rows.filter(matches).select(pl.len()).collect(engine="in-memory").item())
-        for rows in snapshot.portions_of(file)
-    )
+def _without(snapshot: Snapshot, file: StoredFile, matches: pl.Expr, what: str) -> Copy:
+    with evaluating(what):
+        matched = sum(
+            int(rows.filter(matches).select(pl.len()).collect(engine="in-memory").item())
+            for rows in snapshot.portions_of(file)
+        )
     if matched in (0, file.rows):
         return Copy(matched=matched)
     return Copy(copied(snapshot, file, lambda rows: rows.filter(~matches)), matched)
@@ -161,7 +169,8 @@ def _checked(
     batches: Iterator[pa.RecordBatch], matches: pl.Expr, what: str
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        wrong = pl.DataFrame(pl.from_arrow(batch)).filter(~matches)
+        with evaluating(what):
+            wrong = pl.DataFrame(pl.from_arrow(batch)).filter(~matches)
         if wrong.height:
             raise LakeError(
                 f"{what}: {wrong.height:,} of the new rows are outside of what is replaced, such "
@@ -170,20 +179,44 @@ def _checked(
         yield batch
 
 
-def _of_a_row(table: Table, predicate: Predicate, what: str) -> pl.Expr:
+def _of_a_row(predicate: Predicate, schema: pl.Schema, what: str) -> pl.Expr:
     """A predicate that means the same for parts of the table."""
-    matches = expression_of(predicate)
+    with evaluating(what):
+        matches = pl.sql_expr(predicate) if isinstance(predicate, str) else predicate
     if looks_past_a_row(matches):
         raise LakeError(
-            f"{table.name}: {what}({predicate}): what this says of a row depends on others, and "
+            f"{what}: what this says of a row depends on others, and "
             "files are gone through one by one; find the rows' keys first, and name those"
         )
-    return matches
+    return expression_of(matches, schema, what)
 
 
-def expression_of(predicate: Predicate) -> pl.Expr:
-    expression = pl.sql_expr(predicate) if isinstance(predicate, str) else predicate
-    return expression.fill_null(value=False)
+def expression_of(predicate: Predicate, schema: pl.Schema, what: str) -> pl.Expr:
+    """A predicate over rows of these columns, false where it is null.
+
+    Parameters
+    ----------
+    what: for errors.
+
+    Raises
+    ------
+    LakeError: it is no condition on such rows.
+    """
+    with evaluating(what):
+        expression = pl.sql_expr(predicate) if isinstance(predicate, str) else predicate
+        expression = expression.fill_null(value=False)
+        pl.DataFrame(schema=schema).filter(expression)
+    return expression
+
+
+@contextmanager
+def evaluating(what: str) -> Generator[None]:
+    """A predicate that can't be evaluated is a `LakeError`."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LakeError(f"{what}: {reason}; give a condition such as quantity < 0") from error
 
 
 def _batches(rows: Rows) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
@@ -205,11 +238,22 @@ def stream_of(rows: Rows) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
         case pa.RecordBatch():
             return iter([rows]), rows.schema
         case _:
+            if not isinstance(rows, Iterable):
+                raise _no_rows(rows)
             stream: Any = iter(rows)
             first = next(stream, None)
             if first is None:
                 raise LakeError("there is no batch to write, and so no schema")
+            if not isinstance(first, pa.RecordBatch):
+                raise _no_rows(rows)
             return _chained(first, stream), first.schema
+
+
+def _no_rows(given: object) -> LakeError:
+    return LakeError(
+        f"a {type(given).__name__} is not rows to write; give a polars frame "
+        "(pl.DataFrame(...) makes one), an Arrow table or a stream of Arrow record batches"
+    )
 
 
 def _of_frames(frames: Iterable[pl.DataFrame]) -> Iterator[pa.RecordBatch]:

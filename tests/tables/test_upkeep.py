@@ -209,3 +209,11 @@ def test_all_of_it_on_s3(s3_lake: Lake) -> None:
     assert table.snapshot().scan().collect()["id"].min() == 10
     assert table.snapshot("start").rows == 200
     assert Table(s3_lake, "some/copy").snapshot().scan().collect().height == 201
+
+
+def test_an_order_by_a_partitions_column_leaves_it_out(lake: Lake) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, pl.DataFrame({"id": [2, 1, 3], "day": [1, 1, 2]}), partition_by=["day"])
+    optimize(table, sort_by=["day", "id"])
+    optimize(table, z_order_by=["day"])
+    assert table.snapshot().scan().sort("day").collect()["id"].to_list() == [1, 2, 3]

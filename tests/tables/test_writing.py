@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import Lake
-from penstock.errors import LakeError, StorageError
+from penstock.errors import LakeError, StorageError, TableNotFound
 from penstock.tables import (
     Snapshot,
     Table,
     append,
+    changes,
     delete,
     enable_deletion_vectors,
     optimize,
@@ -364,7 +365,11 @@ def test_a_predicate_about_other_rows_is_refused(lake: Lake) -> None:
     table = Table(lake, "shop/prices")
     append(table, pl.DataFrame({"id": [1, 2, 2]}))
     before = table.snapshot().version
-    for predicate in ("id = MAX(id)", ~pl.col("id").is_first_distinct()):
+    for predicate in (
+        "id = MAX(id)",
+        "id = (select 1)",
+        ~pl.col("id").is_first_distinct(),
+    ):
         with pytest.raises(LakeError, match="says of a row depends on others"):
             delete(table, predicate)
         with pytest.raises(LakeError, match="says of a row depends on others"):
@@ -372,3 +377,48 @@ def test_a_predicate_about_other_rows_is_refused(lake: Lake) -> None:
     assert table.snapshot().version == before
     ids = pl.Series([2])
     assert delete(table, pl.col("id").is_in(ids.implode())).rows_deleted == 2
+
+
+NO_CONDITIONS = {
+    "price >": "unable to parse",
+    "price > 1; drop table x": "unexpected token ';'",
+    "bogus > 1": 'unable to find column "bogus"; valid columns:.*"price"',
+    "price = 'x'": "cannot compare string with numeric type",
+    "price + 1": "must be of type `Boolean`",
+    "": "unable to parse",
+    "nosuch(price)": "unsupported function 'nosuch'",
+    "cast(name as int) > 1": "conversion from `str` to `i32` failed",
+}
+
+
+@pytest.mark.parametrize(("predicate", "why"), NO_CONDITIONS.items(), ids=NO_CONDITIONS.keys())
+def test_a_predicate_that_is_no_condition_is_refused(lake: Lake, predicate: str, why: str) -> None:
+    table = Table(lake, "shop/prices")
+    rows = pl.DataFrame({"id": [1], "price": [2.0], "name": ["a"]})
+    version = append(table, rows).version
+    for what, write in {
+        "delete": lambda: delete(table, predicate),
+        "replace_where": lambda: replace_where(table, predicate, rows),
+        "upsert": lambda: upsert(table, rows, ["id"], delete_where=predicate),
+    }.items():
+        with pytest.raises(LakeError, match=rf"(?s)shop/prices: {what}\(.*{why}.*condition such"):
+            write()
+    assert table.snapshot().version == version
+
+
+@pytest.mark.parametrize("rows", [{"id": [1]}, [1, 2], "rows", 5, None, [{"id": 1}]], ids=repr)
+def test_what_is_no_rows_is_refused(lake: Lake, rows: Any) -> None:
+    table = Table(lake, "shop/prices")
+    for write in (append, overwrite, lambda table, rows: upsert(table, rows, ["id"])):
+        with pytest.raises(LakeError, match="is not rows to write; give a polars frame"):
+            write(table, rows)
+    assert table.snapshot_or_none() is None
+
+
+@pytest.mark.parametrize("version", [-1, 2, 2**70])
+def test_a_version_that_is_not_there_is_named(lake: Lake, version: int) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, pl.DataFrame({"id": [1]}))
+    for read in (table.snapshot, lambda at: restore(table, at), lambda at: [*changes(table, at)]):
+        with pytest.raises(TableNotFound, match=f"has no version {version}; the newest is 1"):
+            read(version)
