@@ -20,8 +20,10 @@ from penstock.tables.upkeep import small_files
 
 MANY = 8
 """Small files from which on a table is compacted."""
-_REFERENCE = re.compile(r"""("?)\b([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)\1(?:@([A-Za-z0-9_.-]+))?""")
-_VERSION = re.compile(r"v?(\d+)")
+_TIME = r"\d{4}-\d\d-\d\d(?:T[\d:.]+(?:Z|[+-]\d\d:\d\d)?)?"
+_REFERENCE = re.compile(
+    rf"""("?)\b([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)\1(?:@({_TIME}|[A-Za-z0-9_.-]+))?"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ def pinned_versions(lake: Lake) -> dict[str, tuple[int, ...]]:
 
 
 def query(lake: Lake, text: str, *, limit: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a SQL query over tables written `domain.table`, `domain.table@v12`, `...@tag`.
+    """The rows of a SQL query over tables written `domain.table`, `domain.table@v12`, `...@tag`,
+    `...@2024-03-01` or `...@2024-03-01T12:00:00Z` (as of that time).
 
     Read through the lake's own storage, with what the query filters and names pushed down.
 
@@ -139,10 +142,8 @@ def query(lake: Lake, text: str, *, limit: int | None = None) -> list[dict[str, 
                 seen[view] = (
                     match[3] if match[3] not in seen.values() else f"{match[3]}_{len(seen)}"
                 )
-                number = _VERSION.fullmatch(at) if at else None
-                version = int(number[1]) if number else at
-                connection.register(seen[view], Table(lake, name).snapshot(version).relation())
-            return seen[view]
+                connection.register(seen[view], Table(lake, name).snapshot(at).relation())
+            return f'"{seen[view]}"'  # a table may be called order
 
         parts = re.split(r"('(?:[^']|'')*')", text)  # what is in quotes stays as it is
         parts[::2] = [_REFERENCE.sub(named, part) for part in parts[::2]]

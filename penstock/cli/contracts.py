@@ -77,8 +77,8 @@ def diff(lake: Lake, table: str, to: str, as_json: bool) -> None:
     from penstock.quality.history import contract_of
 
     name, _, version = table.partition("@")
-    before = contract_of(lake, name, _version(version))
-    after = contract_of(lake, name, _version(to)) if to else _contract(name)
+    before = contract_of(lake, name, version or None)
+    after = contract_of(lake, name, to) if to else _contract(name)
     found = differences(before, after)
     if as_json:
         echo_json([asdict(change) for change in found])
@@ -159,12 +159,6 @@ def _contract(table: str) -> Contract:
     return Project(Path.cwd()).source_of(table).contract
 
 
-def _version(text: str) -> int | str | None:
-    """A number, `v3` too, or a tag; None where there is none."""
-    digits = text.removeprefix("v")
-    return int(digits) if digits.isdigit() else text or None
-
-
 def _document(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
@@ -229,7 +223,7 @@ def check(
         wanted = _contract(table or name)
     else:
         raise click.UsageError("say with --table whose contract, or with --suite which suite")
-    rows = Table(lake, name).snapshot(_version(version)) if is_table else data
+    rows = Table(lake, name).snapshot(version or None) if is_table else data
     report = run(rows, wanted, rejects=rejects, name="" if table else data)
     if as_json:
         echo_json(report.to_json())

@@ -18,12 +18,13 @@ from penstock.lake import Lake
 )
 @common
 def sql(lake: Lake, query: str, limit: int, as_json: bool) -> None:
-    """Query tables with DuckDB; a table is domain.table, at a version or tag behind @.
+    """Query tables with DuckDB; a table is domain.table, at a version, tag or time behind @.
 
     \b
     Examples:
       penstock sql "select country, sum(quantity) from retail.sales group by 1 order by 2 desc"
       penstock sql "select count(*) from retail.sales@v12"
+      penstock sql "select count(*) from retail.sales@2024-03-01T12:00:00Z"
       penstock sql "select * from retail.sales@prod where quantity < 0" --json
     """
     from penstock.upkeep import query as run_query
@@ -165,7 +166,7 @@ def tag(
 @click.argument("version")
 @common
 def restore(lake: Lake, table: str, version: str, as_json: bool) -> None:
-    """Bring back the rows of an older version, by number or tag, as a new version.
+    """Bring back the rows of an older version, by number, tag or time, as a new version.
 
     \b
     Examples:
@@ -176,7 +177,7 @@ def restore(lake: Lake, table: str, version: str, as_json: bool) -> None:
     from penstock.tables import restore as run_restore
 
     found = Table(lake, table)
-    number = found.snapshot(int(version) if version.isdigit() else version).version
+    number = found.snapshot(version).version
     now = run_restore(found, number)
     _print_one({"table": table, "restored": number, "version": now.version}, as_json)
 

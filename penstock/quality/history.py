@@ -50,7 +50,7 @@ def contract_of(lake: Lake, table: str, version: int | str | None = None) -> Con
 
     Parameters
     ----------
-    version: a number or a tag; by default the newest.
+    version: a number, a tag or a time; by default the newest.
 
     Raises
     ------

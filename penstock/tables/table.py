@@ -76,14 +76,17 @@ class Table:
     def snapshot(self, version: int | datetime | str | None = None) -> Snapshot:
         """The table as of a version, a time (the newest version then), or a tag; by default now.
 
+        A text that is no tag may be a version (`v12`), or a time in ISO form (`2024-03-01`, of UTC
+        unless it says another zone).
+
         Raises
         ------
         TableNotFound: there is no such table, or no such version of it.
         """
+        if isinstance(version, str):
+            version = self._meant(version)
         if isinstance(version, datetime):
             return self._as_of(version)
-        if isinstance(version, str):
-            version = self._tagged(version)
         found = self.snapshot_or_none()
         if found is None:
             near = did_you_mean(self.name, self.lake.table_names())
@@ -98,10 +101,10 @@ class Table:
         except DeltaError as error:
             raise TableNotFound(f"{absent}, and the log of old ones may be gone") from error
 
-    def _tagged(self, name: str) -> int:
-        from penstock.tables.tags import version_of
+    def _meant(self, text: str) -> int | datetime:
+        from penstock.tables.tags import meant_by
 
-        return version_of(self, name)
+        return meant_by(self, text)
 
     def _as_of(self, time: datetime) -> Snapshot:
         if time.tzinfo is None:

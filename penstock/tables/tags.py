@@ -10,6 +10,7 @@ from penstock.errors import LakeError, TableNotFound, did_you_mean
 from penstock.tables.table import Table
 
 _TAG = re.compile(r"[a-z][a-z0-9_.-]*")
+_VERSION = re.compile(r"v?([0-9]+)")
 
 
 def tag(table: Table, name: str, version: int | None = None) -> int:
@@ -17,20 +18,22 @@ def tag(table: Table, name: str, version: int | None = None) -> int:
 
     Raises
     ------
-    LakeError: the name is of another form.
+    LakeError: the name is of another form, or that of a version (`v12`).
     TableNotFound: there is no such version.
     """
+    if _VERSION.fullmatch(name):
+        raise LakeError(f"{name!r} is not a tag: it means a version; put a word before the number")
     if not _TAG.fullmatch(name):
         raise LakeError(f"{name!r} is not a tag: lower case letters, digits, _, . and -")
     found = table.snapshot(version).version
     said = {"version": found, "at": datetime.now(UTC).isoformat()}
-    table.lake.objects.put(f"{_folder(table)}/{name}.json", json.dumps(said).encode())
+    table.lake.objects.put(_key(table, name), json.dumps(said).encode())
     return found
 
 
 def untag(table: Table, name: str) -> None:
     """Take a tag away; none of that name is no error."""
-    table.lake.objects.delete([f"{_folder(table)}/{name}.json"])
+    table.lake.objects.delete([_key(table, name)])
 
 
 def tags(table: Table) -> dict[str, int]:
@@ -47,18 +50,28 @@ def tagged_versions(table: Table) -> set[int]:
     return set(tags(table).values())
 
 
-def version_of(table: Table, name: str) -> int:
-    """The version that a tag names.
+def meant_by(table: Table, text: str) -> int | datetime:
+    """The version that a tag names, or a text such as `v12`; or a time in ISO form, of UTC unless
+    it says another zone.
 
     Raises
     ------
-    TableNotFound: the table has no such tag; names the near ones.
+    TableNotFound: it is no time, and the table has no such tag; names the near ones.
     """
-    known = tags(table)
-    if name not in known:
-        near = did_you_mean(name, list(known))
-        raise TableNotFound(f"{table.name} has no tag {name}.{near}")
-    return known[name]
+    if _TAG.fullmatch(text) and (said := table.lake.objects.get_or_none(_key(table, text))):
+        return int(json.loads(said)["version"])
+    if number := _VERSION.fullmatch(text):
+        return int(number[1])
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        near = did_you_mean(text, list(tags(table)))
+        raise TableNotFound(f"{table.name} has no tag {text}.{near}") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _key(table: Table, name: str) -> str:
+    return f"{_folder(table)}/{name}.json"
 
 
 def _folder(table: Table) -> str:

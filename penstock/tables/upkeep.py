@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import numpy as np
@@ -188,8 +188,8 @@ def checkpoint(table: Table) -> int:
     return snapshot.version
 
 
-def restore(table: Table, version: int) -> Snapshot:
-    """The rows of an older version again, as a new version, in the table's columns of now.
+def restore(table: Table, version: int | datetime | str) -> Snapshot:
+    """The rows as of a version, time or tag again, as a new version in the table's columns of now.
 
     Where a column's type was widened since, its files are written anew.
 
@@ -202,8 +202,8 @@ def restore(table: Table, version: int) -> Snapshot:
     gone = [file.path for file in then.files if not _is_there(table, file)]
     if gone:
         raise LakeError(
-            f"{table.name}: version {version} can't be restored: {len(gone)} of its files were "
-            f"vacuumed, such as {gone[0]}"
+            f"{table.name}: version {then.version} can't be restored: {len(gone)} of its files "
+            f"were vacuumed, such as {gone[0]}"
         )
     kinds = {field.name: field.type for field in now.schema}
     is_narrow = any(kinds.get(field.name, field.type) != field.type for field in then.schema)
@@ -217,7 +217,7 @@ def restore(table: Table, version: int) -> Snapshot:
         removes = [file for file in now.files if file.id not in wanted]
     if not adds and not removes:
         return now
-    note = {"restored": version}
+    note = {"restored": then.version}
     return now.commit(
         adds, removes, application="restore", note=note, discards=is_narrow, is_alone=True
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from penstock.tables import (
     vacuum,
 )
 from penstock.tables.differences import changed_files
+from penstock.upkeep import query
 
 ANCIENT = timedelta(0)
 
@@ -217,3 +218,36 @@ def test_an_order_by_a_partitions_column_leaves_it_out(lake: Lake) -> None:
     optimize(table, sort_by=["day", "id"])
     optimize(table, z_order_by=["day"])
     assert table.snapshot().scan().sort("day").collect()["id"].to_list() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["v1", "v12", "7"])
+def test_a_version_is_no_name_for_another(lake: Lake, name: str) -> None:
+    table = _many(lake, 3)
+    with pytest.raises(LakeError, match=f"'{name}' is not a tag: it means a version"):
+        tag(table, name)
+    assert tags(table) == {}
+
+
+def test_texts_name_versions_and_times(lake: Lake) -> None:
+    table = _many(lake, 3)
+    told = [commit["timestamp"] for commit in table.snapshot().commits()]
+    assert [table.snapshot(text).version for text in ("v1", "1", "v0")] == [1, 1, 0]
+    with pytest.raises(TableNotFound, match="has no version 99; the newest is 3"):
+        table.snapshot("v99")
+    for at in ("2999-01-01", datetime.fromtimestamp(told[0] / 1000, UTC).isoformat()):
+        assert table.snapshot(at).version == 3
+        assert query(lake, f"select count(*) n from some.table@{at}") == [{"n": 150}]
+    for at in ("2001-01-01", "2001-01-01T12:00:00", "2001-01-01T12:00:00.5+02:00"):
+        with pytest.raises(TableNotFound, match="no version as of 2001-01-01"):
+            query(lake, f"select count(*) n from some.table@{at}")
+
+    assert query(lake, "select count(*) n from some.table@v1") == [{"n": 50}]
+    restore(table, "v1")
+    assert table.snapshot().rows == 50
+
+
+def test_a_tag_from_before_goes_by_its_name(lake: Lake) -> None:
+    table = _many(lake, 3)
+    lake.objects.put(f"tags/{table.name}/v1.json", b'{"version": 2}')
+    assert table.snapshot("v1").version == 2
+    assert query(lake, "select count(*) n from some.table@v1") == [{"n": 100}]
