@@ -50,7 +50,8 @@ def upsert(
     ----------
     rows: held in memory; columns of the table that they lack stay as they were.
     key: columns that name a row, without nulls, each key once in `rows`.
-    delete_where: of `rows`, those whose key goes out.
+    delete_where: of `rows`, those whose key goes out. A column that it names and the table lacks
+        says just that, and does not come into the table; into one that is made here, it does.
 
     Raises
     ------
@@ -60,6 +61,7 @@ def upsert(
     given = _frame(rows)
     _check_key(table, given, list(key))
     is_gone = _matches(table, given, delete_where)
+    given = given.drop(_flags(table, given, list(key), delete_where))
     snapshot = table.create(as_stored(given.clear().to_arrow().schema), of_rows=True)
     given = _as_keys_of(snapshot, given, list(key))
     kept = given.filter(~is_gone)
@@ -193,6 +195,18 @@ def _matches(table: Table, rows: pl.DataFrame, predicate: Predicate | None) -> p
     matches = expression_of(predicate, rows.schema, what)
     with evaluating(what):
         return rows.with_columns(matches.alias(PLACE))[PLACE]
+
+
+def _flags(
+    table: Table, rows: pl.DataFrame, key: list[str], predicate: Predicate | None
+) -> list[str]:
+    """Columns that only say which keys go out."""
+    known = None if predicate is None else table.snapshot_or_none()
+    if predicate is None or known is None:
+        return []
+    expression = pl.sql_expr(predicate) if isinstance(predicate, str) else predicate
+    named = set(expression.meta.root_names())
+    return [name for name in rows.columns if name in named - {*known.schema.names, *key}]
 
 
 def _as_keys_of(snapshot: Snapshot, given: pl.DataFrame, key: list[str]) -> pl.DataFrame:

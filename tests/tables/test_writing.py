@@ -23,6 +23,7 @@ from penstock.tables import (
     append,
     changes,
     delete,
+    enable_change_feed,
     enable_deletion_vectors,
     optimize,
     overwrite,
@@ -422,3 +423,34 @@ def test_a_version_that_is_not_there_is_named(lake: Lake, version: int) -> None:
     for read in (table.snapshot, lambda at: restore(table, at), lambda at: [*changes(table, at)]):
         with pytest.raises(TableNotFound, match=f"has no version {version}; the newest is 1"):
             read(version)
+
+
+@pytest.mark.parametrize("has_vectors", [False, True], ids=["copies", "vectors"])
+@pytest.mark.parametrize(
+    ("flag", "predicate"),
+    [
+        ([True, False], "gone"),
+        ([True, False], pl.col("gone")),
+        (["D", "U"], "gone = 'D' and price < 100"),
+        (["D", "U"], "gone = 'D' and id > 0"),
+    ],
+    ids=["sql", "expression", "with_a_column", "with_the_key"],
+)
+def test_a_column_that_only_says_what_goes_stays_outside(
+    lake: Lake, flag: list[Any], predicate: str | pl.Expr, has_vectors: bool
+) -> None:
+    table = Table(lake, "shop/prices")
+    append(table, pl.DataFrame({"id": [1, 2], "price": [1.0, 2.0]}))
+    if has_vectors:
+        enable_deletion_vectors(table)
+    begun = enable_change_feed(table).version
+    rows = pl.DataFrame({"id": [1, 2], "price": [5.0, 6.0], "new": ["a", "b"], "gone": flag})
+
+    done = upsert(table, rows, ["id"], delete_where=predicate)
+
+    assert (done.rows_deleted, done.rows_updated) == (1, 1)
+    found = table.snapshot().scan().collect()
+    assert found.to_dicts() == [{"id": 2, "price": 6.0, "new": "b"}]
+    assert all("gone" not in batch.schema.names for batch in changes(table, begun))
+    upsert(Table(lake, "shop/made"), rows, ["id"], delete_where="price > 5")
+    assert Table(lake, "shop/made").snapshot().schema.names == rows.columns
