@@ -129,14 +129,15 @@ def query(lake: Lake, text: str, *, limit: int | None = None) -> list[dict[str, 
 
     known = set(lake.table_names())
     with sql.connect() as connection:
-        seen: dict[str, str] = {}
+        seen, unknown = dict[str, str](), list[str]()
 
         def named(match: re.Match[str]) -> str:
             name, at = f"{match[2]}/{match[3]}", match[4]
             if name not in known:
-                if at is None:
-                    return match[0]  # a column of an alias, a function of a schema
-                raise TableNotFound(f"{lake.uri} has no table {name}.{did_you_mean(name, known)}")
+                if at is not None:
+                    raise _no_table(lake, name, known)
+                unknown.append(name)
+                return match[0]  # a column of an alias, a function of a schema
             view = f"{name}@{at}" if at else name
             if view not in seen:
                 seen[view] = (
@@ -153,4 +154,11 @@ def query(lake: Lake, text: str, *, limit: int | None = None) -> list[dict[str, 
                 return []
             return found.limit(limit or 1 << 62).to_arrow_table().to_pylist()
         except duckdb.Error as error:
+            for name in unknown:
+                if f'schema "{name.split("/")[0]}" does not exist' in str(error):
+                    raise _no_table(lake, name, known) from error
             raise LakeError(f"the query can't be run: {str(error).splitlines()[0]}") from error
+
+
+def _no_table(lake: Lake, name: str, known: set[str]) -> TableNotFound:
+    return TableNotFound(f"{lake.uri} has no table {name}.{did_you_mean(name, known)}")

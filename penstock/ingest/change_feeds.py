@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from penstock.errors import SourceError, UnreadableFile
+from penstock.errors import LakeError, SourceError, UnreadableFile
 from penstock.ingest.upstream import Upstream, UpstreamSource, first_line
 from penstock.storage.listing import without_credentials
 from penstock.storage.objects import ObjectStore, resolve_options
@@ -67,6 +67,9 @@ class _Feed(Upstream):
                 yield from self._changes(after + 1, upto)
         except UnreadableFile:
             raise
+        except LakeError as error:
+            message = f"{error}; or take all rows in anew: {self._source.table} under another name"
+            raise UnreadableFile(message, is_transient=True) from error
         except Exception as error:
             message = f"{self.identity}: {first_line(error)}"
             raise UnreadableFile(message, is_transient=True) from error

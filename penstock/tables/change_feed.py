@@ -56,7 +56,7 @@ class ChangeFeed:
 
         Raises
         ------
-        LakeError: one of them turned the change feed off, or its log entry is gone.
+        LakeError: one of them turned the change feed off, or its log entry or a file is gone.
         """
         check_readable(self.delta, self.name)
         schema = pa.schema(self.delta.schema())
@@ -71,7 +71,7 @@ class ChangeFeed:
                     "versions before it, or those after it was turned on again"
                 )
             at = _committed_at(actions)
-            for rows in self._changes(actions):
+            for rows in self._changes(actions, version):
                 known = set(rows.collect_schema())
                 here = rows.with_columns(pl.lit(version).alias(VERSION), at.alias(TIME))
                 lacking = [pl.lit(None).alias(name) for name in schema.names if name not in known]
@@ -91,18 +91,29 @@ class ChangeFeed:
             )
         return [json.loads(line) for line in text.splitlines() if line]
 
-    def _changes(self, actions: list[dict[str, Any]]) -> Iterator[pl.LazyFrame]:
+    def _changes(self, actions: list[dict[str, Any]], version: int) -> Iterator[pl.LazyFrame]:
         """Rows with what was done to them, in the columns of their files and partitions."""
         told = [action["cdc"] for action in actions if "cdc" in action]
+        come, go = _with_changes(actions, "add"), _with_changes(actions, "remove")
+        self._check_there(told or [*come.values(), *go.values()], version)
         for file in told:
             yield self._stored(file)
         if told:
             return
-        come, go = _with_changes(actions, "add"), _with_changes(actions, "remove")
         for path, file in go.items():
             yield self._without(file, come.get(path)).with_columns(pl.lit("delete").alias(KIND))
         for path, file in come.items():
             yield self._without(file, go.get(path)).with_columns(pl.lit("insert").alias(KIND))
+
+    def _check_there(self, files: list[dict[str, Any]], version: int) -> None:
+        keys = [f"{self.key}/{unquote(file['path'])}" for file in files]
+        gone = [key for key in keys if not self.objects.exists(key)]
+        if gone:
+            raise LakeError(
+                f"{self.name}: what version {version} changed is not to be found: {len(gone):,} of "
+                f"its {len(keys):,} files were vacuumed; begin with a later version, and vacuum "
+                "later than the feed is read (keep)"
+            )
 
     def _without(self, file: Mapping[str, Any], other: Mapping[str, Any] | None) -> pl.LazyFrame:
         """A data file's rows; of one that comes and goes, those that it has on this side only."""

@@ -97,7 +97,7 @@ class Table:
         if not 0 <= version < found.version:
             raise TableNotFound(absent)
         try:
-            return Snapshot(self, self._open(version))
+            return Snapshot(self, self._open(version), is_old=True)
         except DeltaError as error:
             raise TableNotFound(f"{absent}, and the log of old ones may be gone") from error
 
@@ -110,13 +110,14 @@ class Table:
         if time.tzinfo is None:
             raise LakeError(f"{self.name}: as of {time}: say the time zone, such as UTC")
         newest = self.snapshot()
+        last = newest.version
         try:
             newest.delta.load_as_version(time)
         except (DeltaError, OSError) as error:
             self.refuse(error)
         if newest.delta.version() == 0 and self._committed_at(0) > time:
             raise TableNotFound(f"{self.name} has no version as of {time}; its first is later")
-        return Snapshot(self, newest.delta)
+        return Snapshot(self, newest.delta, is_old=newest.delta.version() < last)
 
     def _committed_at(self, version: int) -> datetime:
         for commit in self._open(version).history(1):

@@ -62,12 +62,18 @@ class Version:
     Parameters
     ----------
     delta: the table as deltalake opened it; by default that of `version`, opened when asked for.
+    is_old: whether there are newer ones, so that files of it may have been vacuumed.
     """
 
     def __init__(
-        self, table: Table, delta: DeltaTable | None = None, *, version: int | None = None
+        self,
+        table: Table,
+        delta: DeltaTable | None = None,
+        *,
+        version: int | None = None,
+        is_old: bool = False,
     ) -> None:
-        self.table, self._delta = table, delta
+        self.table, self._delta, self._is_old = table, delta, is_old
         if delta is not None:
             version = delta.version()
         assert version is not None
@@ -225,7 +231,13 @@ class Version:
         return sum(file.size_bytes for file in self.files)
 
     def scan(self) -> pl.LazyFrame:
-        """The rows as a polars frame, read when collected."""
+        """The rows as a polars frame, read when collected.
+
+        Raises
+        ------
+        LakeError: files of the version were vacuumed.
+        """
+        self._check_there()
         # polars opens a path as the log's URL has it, percent signs and all, and finds no deletion
         # vector of a file whose name it writes otherwise than the log does.
         is_quoted = self.table.lake.is_local and quote(self.table.uri) != self.table.uri
@@ -240,8 +252,10 @@ class Version:
 
         Raises
         ------
-        LakeError: the table has deletion vectors, which no such dataset can apply.
+        LakeError: the table has deletion vectors, which no such dataset can apply; or files of the
+            version were vacuumed.
         """
+        self._check_there()
         if FEATURE in (self.delta.protocol().reader_features or []):
             raise LakeError(
                 f"{self.table.name}: it has deletion vectors, which pyarrow datasets don't apply; "
@@ -256,6 +270,22 @@ class Version:
             for file in self.files
         ]
         return pads.FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
+
+    def _check_there(self) -> None:
+        """Raise `LakeError` where a data file of an old version is gone."""
+        if not self._is_old:
+            return
+        objects, folder = self.table.lake.objects, f"{self.table.key}/"
+        actions = self._asked(lambda delta: delta.get_add_actions())
+        named = [folder + unquote(path) for path in pl.DataFrame(actions)["path"]]
+        listed = {found.key for found in objects.list(self.table.key)}
+        gone = [key for key in named if key not in listed and not objects.exists(key)]
+        if gone:
+            raise LakeError(
+                f"{self.table.name}: version {self.version} can't be read: {len(gone):,} of its "
+                f"{len(named):,} files were vacuumed; read a newer version, and tag those that are "
+                "to stay"
+            )
 
     def _holds(self, file: StoredFile) -> Any:
         """What is true of all rows of a data file, as pyarrow has it."""

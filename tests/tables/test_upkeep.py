@@ -12,14 +12,19 @@ import polars as pl
 import pytest
 
 from penstock import Lake
+from penstock.contracts import Column, Contract
 from penstock.errors import LakeError, TableNotFound
+from penstock.ingest import DeltaSource, ingest
 from penstock.tables import (
     Stager,
     Table,
     append,
+    changes,
     checkpoint,
     clone,
     delete,
+    enable_change_feed,
+    enable_deletion_vectors,
     optimize,
     overwrite,
     restore,
@@ -251,3 +256,55 @@ def test_a_tag_from_before_goes_by_its_name(lake: Lake) -> None:
     lake.objects.put(f"tags/{table.name}/v1.json", b'{"version": 2}')
     assert table.snapshot("v1").version == 2
     assert query(lake, "select count(*) n from some.table@v1") == [{"n": 100}]
+
+
+@pytest.mark.parametrize("has_vectors", [False, True], ids=["copies", "vectors"])
+def test_a_vacuumed_version_is_told_from_one_that_is_there(lake: Lake, has_vectors: bool) -> None:
+    table = Table(lake, "some/table")
+    rows = pl.DataFrame({"id": range(4), "part": ["a", "b c", "100 %", "ü"]})
+    append(table, rows, partition_by=["part"])
+    if has_vectors:
+        enable_deletion_vectors(table)
+    old = table.snapshot().version
+    delete(table, "id = 1")
+    tagged = tag(table, "kept")
+    delete(table, "id = 2")
+    at = datetime.fromtimestamp(next(table.snapshot(old).commits())["timestamp"] / 1000, UTC)
+    assert table.snapshot(old).scan().collect().height == 4
+    vacuum(table, keep=ANCIENT)
+
+    for version in (old, at):
+        with pytest.raises(LakeError, match=rf"version {old} can't be read: 1 of its 4 files were"):
+            table.snapshot(version).scan()
+    with pytest.raises(LakeError, match="were vacuumed; read a newer version, and tag those that"):
+        query(lake, f"select * from some.table@v{old}")
+    assert query(lake, "select count(*) n from some.table@kept") == [{"n": 3}]
+    assert table.snapshot(tagged).scan().collect().height == 3
+    assert table.snapshot(old).rows == 4
+
+
+def test_vacuumed_changes_say_what_to_do(lake: Lake) -> None:
+    table = Table(lake, "some/table")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    append(table, pl.DataFrame({"id": [1, 2], "n": [1, 1], "at": at}))
+    begun = enable_change_feed(table).version
+    columns = (Column("id", "int64"), Column("n", "int64"), Column("at", "timestamp"))
+    source = DeltaSource("some/copy_raw", table.uri, Contract("some/copy", columns, "at"))
+    ingest(lake, source)
+    upsert(table, pl.DataFrame({"id": [1], "n": [2], "at": at}), ["id"])
+    upsert(table, pl.DataFrame({"id": [1], "n": [3], "at": at}), ["id"])
+    for file in (Path(table.uri) / "_change_data").iterdir():
+        file.unlink()
+
+    told = f"what version {begun + 1} changed is not to be found: 1 of its 1 files were vacuumed"
+    with pytest.raises(LakeError, match=f"^some/table: {told}; begin with a later version"):
+        list(changes(table, begun))
+    (why,) = ingest(lake, source).failed.values()
+    assert told in why and "take all rows in anew: some/copy_raw under another name" in why
+
+
+def test_a_table_that_sql_misspells_names_the_near_ones(lake: Lake) -> None:
+    append(Table(lake, "shop/prices"), pl.DataFrame({"id": [1]}))
+    for name in ("shop.price", "shpo.prices", "shop.price@v1"):
+        with pytest.raises(TableNotFound, match=r"has no table .*Did you mean shop/prices"):
+            query(lake, f"select * from {name}")
