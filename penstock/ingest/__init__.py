@@ -4,8 +4,9 @@ source.py      where files land, and how they are read
 discovery.py   list the source, leave out what the ledger has
 plan.py        a batch's files, put if absent
 upstream.py    tables as sources, in stretches: databases.py by a mark, change_feeds.py of Delta
-read.py        rows as text, all of a file or none of it; formats.py, delimited.py for CSV,
-               archives.py, media.py, streams.py for bytes on their way
+read.py        rows as text, all of a file or none of it; formats.py, typed.py for values that
+               have types, delimited.py for CSV, archives.py, media.py, streams.py for bytes on
+               their way
 poison.py      files that kill whoever reads them, found and set aside
 notifications.py  messages in the place of a listing
 run.py         batch after batch; one Delta commit names its files and carries the batch number

@@ -22,6 +22,7 @@ from penstock.contracts import Column
 from penstock.errors import MissingExtra, UnreadableFile
 from penstock.ingest.delimited import check_columns, check_text
 from penstock.ingest.source import TEXT_COLUMN, Source
+from penstock.ingest.typed import texts_of
 from penstock.tables import sql
 
 _LINES_BYTES = 8 << 20
@@ -223,32 +224,15 @@ def typed_rows(source: Source, batches: Iterator[pa.RecordBatch], path: str) -> 
     seen = 0
     kept = {c.raw_name for c in source.contract.columns if c.kind == "binary"}
     for batch in batches:
-        frame = pl.DataFrame(pl.from_arrow(batch))
-        text = frame.select(
-            pl.col(name) if name in kept else _as_text(name, kind)
-            for name, kind in frame.schema.items()
-        ).to_arrow()
-        if not seen:
-            check_columns(source, frame.columns, path)
-        rows = pa.array(np.arange(seen + 1, seen + batch.num_rows + 1))
-        seen += batch.num_rows
         try:
+            if not seen:
+                check_columns(source, batch.schema.names, path)
+            text = texts_of(batch, kept, seen + 1)
+            rows = pa.array(np.arange(seen + 1, seen + batch.num_rows + 1))
+            seen += batch.num_rows
             yield shaped(source, text, rows)
         except UnreadableFile as error:
             raise UnreadableFile(f"{path}: {error}") from error
-
-
-def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
-    """A column as text: bytes in hexadecimal, what is nested as JSON."""
-    if kind == pl.Binary:
-        return pl.col(name).bin.encode("hex")
-    if kind == pl.Duration:
-        return pl.col(name).dt.to_string("iso")
-    if not kind.is_nested():
-        return pl.col(name).cast(pl.String)
-    wrapped = pl.struct(pl.col(name).alias("v")).struct.json_encode()
-    json_text = wrapped.str.strip_prefix('{"v":').str.head(-1)
-    return pl.when(pl.col(name).is_not_null()).then(json_text).alias(name)
 
 
 def shaped(source: Source, table: pa.Table, rows: pa.Array) -> pa.Table:
