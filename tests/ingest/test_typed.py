@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import orc
 
-from penstock import validate
+from penstock import Column, Contract, validate
 from penstock.ingest import ingest
 from tests.conftest import Shop
 
@@ -88,3 +89,51 @@ def test_it_is_found_in_values_of_every_type(shop: Shop, values: Any, where: str
     report = ingest(shop.lake, shop.source)
 
     assert report.failed["bad.arrow"].startswith(f"bad.arrow: {where}: text that is no UTF-8")
+
+
+_TOO_LATE = (1 << 63) - 1
+_ODD_TIMES = {
+    "timestamp[us]": (pa.timestamp("us"), _TOO_LATE, "9223372036854775807 us since 1970-01-01"),
+    "timestamp[s]": (pa.timestamp("s"), _TOO_LATE, "9223372036854775807 s since 1970-01-01"),
+    "timestamp[ms, UTC]": (
+        pa.timestamp("ms", "UTC"),
+        -(1 << 63),
+        "-9223372036854775808 ms since 1970-01-01",
+    ),
+    "year 0": (pa.timestamp("s"), -62_135_596_801, "-62135596801 s since 1970-01-01"),
+    "year 10000": (pa.timestamp("s"), 253_402_300_800, "253402300800 s since 1970-01-01"),
+    "date32": (pa.date32(), (1 << 31) - 1, "2147483647 days since 1970-01-01"),
+    "date64": (pa.date64(), 253_402_300_800_000, "253402300800000 ms since 1970-01-01"),
+    "time64": (pa.time64("us"), 86_400_000_000, "86400000000 us since midnight"),
+}
+
+
+@pytest.mark.parametrize("name", [*_ODD_TIMES])
+def test_a_time_that_no_calendar_has_rejects_its_row_alone(
+    shop: Shop, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    kind, value, text = _ODD_TIMES[name]
+    values = pa.array([1, value, None], f"int{kind.bit_width}").view(kind)
+    wanted = "date" if pa.types.is_date(kind) and not pa.types.is_date64(kind) else "timestamp"
+    columns = (Column("id", "string"), Column("at", "timestamp"), Column("odd", wanted))
+    shop = shop.with_source(contract=Contract("shop/orders", columns, "at"))
+    order = {"id": ["o1", "o2", "o3"], "at": ["2024-03-01"] * 3}
+    nested: Any = pa.MapArray.from_arrays([0, 1, 2, 2], pa.array(["k", "k"]), values[:2])
+    listed: Any = pa.ListArray.from_arrays(
+        [0, 1, 2, 3], pa.StructArray.from_arrays([values], ["x"])
+    )
+    table = pa.table({**order, "odd": values, "map": nested, "list": listed})
+    _arrow(table, shop.raw / "a")
+
+    report = ingest(shop.lake, shop.source)
+    run = validate(shop.lake, shop.source)
+
+    assert report.failed == {}
+    raw = shop.rows("shop/orders_raw").sort("id")
+    assert raw["odd"][1] == text
+    rescued = [json.loads(line) for line in raw["_rescued"]]
+    assert json.loads(rescued[1]["map"]) == {"k": text}
+    assert json.loads(rescued[1]["list"]) == [{"x": text}]
+    of_time = not pa.types.is_time(kind)
+    assert (run.rows_accepted, run.rows_rejected) == ((2, 1) if of_time else (1, 2))
+    assert "panicked" not in capfd.readouterr().err
