@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
 from functools import partial
 
 import polars as pl
@@ -11,6 +12,8 @@ from penstock.contracts import Column
 
 _PLAIN = "%Y-%m-%d %H:%M:%S"
 _TIMESTAMPS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+_FIRST, _LAST = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.max))
+"""Python, and much else, has no other times."""
 _ZONED_TIMESTAMPS = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f%#z")
 
 
@@ -18,7 +21,7 @@ def typed(column: Column) -> pl.Expr:
     """The column's value, from its raw text; null where there is none or it does not cast.
 
     A whole number may be written as a float (`17850.0`). A time without an offset is taken as
-    UTC. `nan` and `inf` are not numbers here.
+    UTC. Years are 1 to 9999. `nan` and `inf` are not numbers here.
     """
     raw = pl.col(column.raw_name)
     text = raw.str.strip_chars()
@@ -38,7 +41,7 @@ def typed(column: Column) -> pl.Expr:
                 truths, default=None, return_dtype=pl.Boolean
             )
         case "date":
-            value = text.str.to_date("%Y-%m-%d", strict=False)
+            value = raw.map_batches(_dates, return_dtype=pl.Date)
         case "timestamp":
             kind = pl.Datetime("us", "UTC")
             value = raw.map_batches(_timestamps, return_dtype=kind)
@@ -71,6 +74,11 @@ _INTEGERS = (lambda text: text.str.strip_suffix(".0"), _without_zeros)
 _FLOATS = (lambda text: text.str.strip_chars(),)
 
 
+def _dates(raw: pl.Series) -> pl.Series:
+    found = raw.str.strip_chars().str.to_date("%Y-%m-%d", strict=False)
+    return found.set(~found.is_between(date.min, date.max), None)
+
+
 def _timestamps(raw: pl.Series) -> pl.Series:
     """By the format that most columns have; the others only see what it leaves."""
     # Without a fraction a time is read several times as fast, and each anew faster than from a
@@ -83,7 +91,7 @@ def _timestamps(raw: pl.Series) -> pl.Series:
         if not len(rows):
             break
         found = found.scatter(rows, _parsed(raw.gather(rows).str.strip_chars(), form))
-    return found
+    return found.set(~found.is_between(_FIRST, _LAST), None)
 
 
 def _parsed(text: pl.Series, form: str) -> pl.Series:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import polars as pl
@@ -31,6 +31,15 @@ _KNOWN: dict[Kind, dict[str, Any]] = {
         "2024-03-01T11:30:00+01:00": _AT, "2024-03-01 10:30:00Z": _AT,
         "2024-03-01": datetime(2024, 3, 1, tzinfo=UTC), "30.02.2024": None, "": None,
         "2024-03-01 10:30:00.000": _AT, "--024-01-02 03:04:05": None, "2024-02-30 10:30:00": None,
+        "-0001-01-01": None, "+10000-01-01T00:00:00Z": None, "0000-12-31 23:59:59": None,
+        "0001-01-01": datetime(1, 1, 1, tzinfo=UTC),
+        "9999-12-31 23:59:59.999999": datetime(9999, 12, 31, 23, 59, 59, 999999, UTC),
+        "9999-12-31T23:30:00-01:00": None, "0001-01-01T00:30:00+01:00": None,
+    },
+    "date": {
+        "2024-03-01": date(2024, 3, 1), " 2024-03-01 ": date(2024, 3, 1), "2024-02-30": None,
+        "0001-01-01": date(1, 1, 1), "9999-12-31": date(9999, 12, 31), "": None,
+        "0000-12-31": None, "-0001-01-01": None, "+10000-01-01": None,
     },
 }  # fmt: skip
 
