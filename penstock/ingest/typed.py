@@ -35,10 +35,13 @@ def texts_of(batch: pa.RecordBatch, kept: Collection[str], first_row: int) -> pa
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if _holds(column.type, _is_text):
             _check_utf8(name, column, first_row)
-    plain = [_plain(c) if _holds(c.type, _is_time) else c for c in batch.columns]
+    plain = [
+        _plain(column) if name not in kept and _holds(column.type, _is_odd) else column
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    ]
     frame = pl.DataFrame(pl.from_arrow(pa.record_batch(plain, names=batch.schema.names)))
     return frame.select(
-        pl.col(name) if name in kept else _as_text(name, kind)
+        pl.col(name) if name in kept else _as_text(pl.col(name), kind).alias(name)
         for name, kind in frame.schema.items()
     ).to_arrow()
 
@@ -90,8 +93,14 @@ def _is_valid(column: Any) -> bool:
 def _plain(values: Any) -> Any:
     """The values, at any depth, as types that become text."""
     kind, types = values.type, pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(values.storage)
     if _is_time(kind):
         return _with_odd_times_told(values)
+    if _is_bytes(kind):
+        return pl.Series(pl.from_arrow(values)).bin.encode("hex").to_arrow()
+    if types.is_decimal256(kind):
+        return values.cast(pa.string())
     if types.is_dictionary(kind):
         return _plain(values.dictionary_decode())
     if types.is_struct(kind):
@@ -132,7 +141,7 @@ def _with_odd_times_told(values: Any) -> Any:
         return values
     told = pl.format(f"{{}} {unit} since {since}", counts)
     others = pl.Series(pl.from_arrow(counts.set(is_odd, None).to_arrow().view(kind)))
-    text = pl.when(is_odd).then(told).otherwise(others.cast(pl.String))
+    text = pl.when(is_odd).then(told).otherwise(_as_text(pl.lit(others), others.dtype))
     return pl.select(text).to_series().to_arrow()
 
 
@@ -146,12 +155,24 @@ def _calendar(unit: str) -> tuple[int, int]:
 
 def _holds(kind: Any, is_meant: Callable[[Any], bool]) -> bool:
     """Whether a type is such a one, or has one within."""
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        kind = kind.value_type
     inner = [kind.field(place).type for place in range(kind.num_fields)]
+    if isinstance(kind, pa.BaseExtensionType):
+        inner = [kind.storage_type]
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        inner = [kind.value_type]
     return is_meant(kind) or any(_holds(each, is_meant) for each in inner)
+
+
+def _is_odd(kind: Any) -> bool:
+    """Whether some values of a type have no text, or none within JSON."""
+    is_named = isinstance(kind, pa.BaseExtensionType) or pa.types.is_decimal256(kind)
+    return is_named or _is_time(kind) or _is_bytes(kind)
+
+
+def _is_bytes(kind: Any) -> bool:
+    types = pa.types
+    is_any = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return is_any or types.is_fixed_size_binary(kind)
 
 
 def _is_text(kind: Any) -> bool:
@@ -163,13 +184,12 @@ def _is_time(kind: Any) -> bool:
     return pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)
 
 
-def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
-    if kind == pl.Binary:
-        return pl.col(name).bin.encode("hex")
+def _as_text(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    if kind == pl.Time:
+        return values.dt.to_string("%H:%M:%S%.f")
     if kind == pl.Duration:
-        return pl.col(name).dt.to_string("iso")
+        return values.dt.to_string("iso")
     if not kind.is_nested():
-        return pl.col(name).cast(pl.String)
-    wrapped = pl.struct(pl.col(name).alias("v")).struct.json_encode()
-    json_text = wrapped.str.strip_prefix('{"v":').str.head(-1)
-    return pl.when(pl.col(name).is_not_null()).then(json_text).alias(name)
+        return values.cast(pl.String)
+    wrapped = pl.struct(values.alias("v")).struct.json_encode()
+    return pl.when(values.is_not_null()).then(wrapped.str.strip_prefix('{"v":').str.head(-1))

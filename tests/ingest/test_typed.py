@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -136,4 +138,49 @@ def test_a_time_that_no_calendar_has_rejects_its_row_alone(
     assert json.loads(rescued[1]["list"]) == [{"x": text}]
     of_time = not pa.types.is_time(kind)
     assert (run.rows_accepted, run.rows_rejected) == ((2, 1) if of_time else (1, 2))
+    assert "panicked" not in capfd.readouterr().err
+
+
+_UUID: Any = pa.ExtensionArray.from_storage(
+    pa.uuid(), pa.array([b"0123456789abcdef"], pa.binary(16))
+)
+_DECIMAL: Any = pa.array([Decimal("1.5")], pa.decimal256(50, 2))
+_TEXTS: dict[str, tuple[Any, str]] = {
+    "bytes in a list": (pa.array([[b"\0\xff", None]]), '["00ff",null]'),
+    "bytes in a struct": (pa.array([{"x": b"\1", "y": 1}]), '{"x":"01","y":1}'),
+    "bytes in a map": (
+        pa.array([[("k", b"\1")]], pa.map_(pa.string(), pa.large_binary())),
+        '{"k":"01"}',
+    ),
+    "bytes of a fixed length in a list of one": (
+        pa.array([[b"ab"]], pa.list_(pa.binary(2), 1)),
+        '["6162"]',
+    ),
+    "bytes in a dictionary": (pa.array([b"\1"]).dictionary_encode(), "01"),
+    "decimal256": (_DECIMAL, "1.50"),
+    "decimal256 in a list": (pa.ListArray.from_arrays([0, 1], _DECIMAL), '["1.50"]'),
+    "JSON": (pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a":1}'])), '{"a":1}'),
+    "UUID": (_UUID, b"0123456789abcdef".hex()),
+    "UUID in a struct": (
+        pa.StructArray.from_arrays([_UUID], ["x"]),
+        json.dumps({"x": b"0123456789abcdef".hex()}, separators=(",", ":")),
+    ),
+    "time": (pa.array([time(1, 2, 3, 456)]), "01:02:03.000456"),
+}
+
+
+@pytest.mark.parametrize("name", [*_TEXTS])
+@pytest.mark.parametrize("column", ["product", "note"])
+def test_values_of_every_type_have_a_text(
+    shop: Shop, capfd: pytest.CaptureFixture[str], name: str, column: str
+) -> None:
+    values, text = _TEXTS[name]
+    order = {"id": ["o1"], "product": ["p"], "units": [1], "at": ["2024-03-01"]}
+    _arrow(pa.table({**order, column: values}), shop.raw / "a")
+
+    report = ingest(shop.lake, shop.source)
+
+    assert report.failed == {}
+    (found,) = shop.rows("shop/orders_raw").rows(named=True)
+    assert (found[column] if column in found else json.loads(found["_rescued"])[column]) == text
     assert "panicked" not in capfd.readouterr().err
