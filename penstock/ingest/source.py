@@ -75,7 +75,8 @@ class Source:
     contract: Contract
     """Names the columns to look for; its types are applied later, by validation."""
     pattern: str = "**/*"
-    """A glob under the folder; files of other formats that match are left alone."""
+    """A glob under the folder; files of other formats that match are left alone, and those of which
+    a part of the path begins with `.` or `_` are unless the glob names such a part."""
     format: Format | None = None
     """By default each file's suffix says (`.csv`, `.csv.gz`, `.jsonl`, `.parquet`, ...). Only said
     here: `text` has a row a line, in the column `line`; `binary` a row a file, `FILE_COLUMNS`."""

@@ -24,6 +24,10 @@ from penstock.storage.objects import local_root
 _OBJECT_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 _IN_FLIGHT = 32
 """Files looked at at once."""
+_HIDDEN = r"(?:[._][^/]*$|\.(?:[^/.]|\.[^/])[^/]*/|_[^/=]*/)"
+"""A name that begins with a dot or an underscore, as those of files that are still being written,
+and of what is kept beside data, do; a folder `_day=1` is a partition."""
+_NAMES_HIDDEN = re.compile(r"(?:^|/)(?:\{(?:[^/}]*,)?)?[._]")
 _HELD = 100_000
 """Files of a listing that are held before those that are known already are left out."""
 
@@ -82,8 +86,13 @@ class SourceFolder:
 
     @staticmethod
     def matches(pattern: str) -> pl.Expr:
-        """Whether a `path` matches the glob."""
-        return pl.lit(value=True) if pattern in ("**/*", "**") else _matches(pattern)
+        """Whether a `path` matches the glob, and is not hidden unless the glob names what is."""
+        is_any = pattern in ("**/*", "**")
+        matched = pl.lit(value=True) if is_any else _matches(pattern)
+        if _NAMES_HIDDEN.search(pattern):
+            return matched
+        path = pl.col("path").str  # two questions are answered in half the time of one
+        return matched & ~path.contains(f"^{_HIDDEN}") & ~path.contains(f"/{_HIDDEN}")
 
     @property
     def is_local(self) -> bool:

@@ -219,6 +219,37 @@ def test_globs(tmp_path: Path, pattern: str, matched: list[str]) -> None:
     assert SourceFolder(str(tmp_path)).list(pattern)["path"].to_list() == matched
 
 
+_HIDDEN = [
+    "_SUCCESS",
+    "a/_tmp.csv",
+    "_temporary/0/b.csv",
+    ".hidden.csv",
+    ".x=1/b.csv",
+    "..x/b.csv",
+    "_x=1",
+]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matched"),
+    [
+        ("**/*", ["_day=1/b.csv", "a/b_.c.csv"]),
+        ("**/*{.csv,.json}", ["_day=1/b.csv", "a/b_.c.csv"]),
+        ("**/_*", ["_SUCCESS", "_x=1", "a/_tmp.csv"]),
+        ("_temporary/**/*.csv", ["_temporary/0/b.csv"]),
+        ("{a,.x=1}/*", [".x=1/b.csv", "a/_tmp.csv", "a/b_.c.csv"]),
+    ],
+)
+def test_hidden_files_are_left_alone_unless_the_pattern_names_them(
+    tmp_path: Path, pattern: str, matched: list[str]
+) -> None:
+    for name in [*_HIDDEN, "a/b_.c.csv", "_day=1/b.csv"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    assert SourceFolder(str(tmp_path)).list(pattern)["path"].to_list() == matched
+
+
 def test_a_bucket_is_a_folder_as_any(
     shop: Shop, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

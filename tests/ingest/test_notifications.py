@@ -78,6 +78,14 @@ def test_what_messages_name_comes_in_once(
     assert ingest(told.lake, told.source).files_loaded == 0
 
 
+def test_a_hidden_file_that_a_message_names_is_left_alone(told: Shop, mail: Mail) -> None:
+    mail.send(event(told.write_orders("a.csv", 3)))
+    mail.send(event(told.write_orders("_temporary/b.csv", 2, first=10)))
+
+    assert ingest(told.lake, told.source).rows_read == 3
+    assert mail.left == 0
+
+
 def _only_mail(list_files: Any, mail: Mail) -> Any:
     def listed(self: SourceFolder, *arguments: Any, **settings: Any) -> Any:
         assert self.uri == str(mail.folder), "the source was listed"
