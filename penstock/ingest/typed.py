@@ -189,7 +189,18 @@ def _as_text(values: pl.Expr, kind: pl.DataType) -> pl.Expr:
         return values.dt.to_string("%H:%M:%S%.f")
     if kind == pl.Duration:
         return values.dt.to_string("iso")
+    if kind.is_float():
+        return values.map_batches(_floats, return_dtype=pl.String)
     if not kind.is_nested():
         return values.cast(pl.String)
     wrapped = pl.struct(values.alias("v")).struct.json_encode()
     return pl.when(values.is_not_null()).then(wrapped.str.strip_prefix('{"v":').str.head(-1))
+
+
+def _floats(values: pl.Series) -> pl.Series:
+    """With all digits of a whole number that an integer holds too, and not as `1e+16`."""
+    text = values.cast(pl.String)
+    rows = values.abs().is_between(1e16, 2.0**63, closed="left").arg_true()
+    if not len(rows):
+        return text
+    return text.scatter(rows, values.gather(rows).cast(pl.Int64).cast(pl.String) + ".0")

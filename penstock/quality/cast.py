@@ -11,17 +11,29 @@ import polars as pl
 from penstock.contracts import Column
 
 _PLAIN = "%Y-%m-%d %H:%M:%S"
-_TIMESTAMPS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+_TIMESTAMPS = (
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%dT%H:%M",
+    "%Y-%m-%d",
+)
 _FIRST, _LAST = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.max))
 """Python, and much else, has no other times."""
-_ZONED_TIMESTAMPS = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f%#z")
+_ZONED_TIMESTAMPS = (
+    "%Y-%m-%d %H:%M:%S%.f%#z",
+    "%Y-%m-%dT%H:%M:%S%.f%#z",
+    "%Y-%m-%d %H:%M%#z",
+    "%Y-%m-%dT%H:%M%#z",
+)
+_MIDNIGHT = r"^(\d{4}-\d{2}-\d{2})[ T]00:00(?::00(?:\.0*)?)?(?:Z|[+-]00:?00)?$"
 
 
 def typed(column: Column) -> pl.Expr:
     """The column's value, from its raw text; null where there is none or it does not cast.
 
     A whole number may be written as a float (`17850.0`). A time without an offset is taken as
-    UTC. Years are 1 to 9999. `nan` and `inf` are not numbers here.
+    UTC; one at midnight is a date too. Years are 1 to 9999. `nan` and `inf` are not numbers here.
     """
     raw = pl.col(column.raw_name)
     text = raw.str.strip_chars()
@@ -75,7 +87,12 @@ _FLOATS = (lambda text: text.str.strip_chars(),)
 
 
 def _dates(raw: pl.Series) -> pl.Series:
-    found = raw.str.strip_chars().str.to_date("%Y-%m-%d", strict=False)
+    text = raw.str.strip_chars()
+    found = text.str.to_date("%Y-%m-%d", strict=False)
+    rows = (raw.is_not_null() & found.is_null()).arg_true()
+    if len(rows):  # workbooks and databases have times at midnight in the place of dates
+        day = text.gather(rows).str.extract(_MIDNIGHT)
+        found = found.scatter(rows, day.str.to_date("%Y-%m-%d", strict=False))
     return found.set(~found.is_between(date.min, date.max), None)
 
 

@@ -165,6 +165,10 @@ _TEXTS: dict[str, tuple[Any, str]] = {
         pa.StructArray.from_arrays([_UUID], ["x"]),
         json.dumps({"x": b"0123456789abcdef".hex()}, separators=(",", ":")),
     ),
+    "whole float": (pa.array([1e16]), "10000000000000000.0"),
+    "whole float to the last digit": (pa.array([-(2.0**62)]), "-4611686018427387904.0"),
+    "float past whole numbers": (pa.array([2.0**63]), "9.223372036854776e+18"),
+    "float of four bytes": (pa.array([2.0**60], pa.float32()), "1152921504606846976.0"),
     "time": (pa.array([time(1, 2, 3, 456)]), "01:02:03.000456"),
 }
 
