@@ -64,7 +64,7 @@ def media_rows(source: Source, folder_uri: str, files: list[Sighted]) -> pa.Tabl
         ],
     }
     columns: dict[str, Any] = missing(source, len(files))
-    for name in wanted:
+    for name in wanted & values.keys():
         columns[name] = pa.array(values[name], columns[name].type)
     empty = pa.nulls(len(files), pa.string())
     return pa.table(

@@ -27,12 +27,12 @@ import xxhash
 from penstock.errors import StorageError, UnreadableFile
 from penstock.ingest import delimited
 from penstock.ingest.archives import is_archive, members, unfolded_bytes
-from penstock.ingest.delimited import Header, Rows, Unmarked, check_text
+from penstock.ingest.delimited import Header, Rows, Unmarked, check_columns, check_text
 from penstock.ingest.formats import READERS, missing, shaped, typed_rows
 from penstock.ingest.ledger import FileResult
 from penstock.ingest.media import CONTENT_BYTES, HEAD_BYTES, Sighted, media_rows, wants_content
 from penstock.ingest.plan import PlannedFile
-from penstock.ingest.source import Source
+from penstock.ingest.source import FILE_COLUMNS, Source
 from penstock.ingest.streams import Hashing, Text, as_utf8, head_of, unpacked
 from penstock.ingest.upstream import Upstream, stretch_of
 from penstock.storage.listing import Fetched, FileState
@@ -88,6 +88,7 @@ def read_small(
                 continue
             assert isinstance(got, Fetched)
             if source.format == "binary":
+                check_columns(source, FILE_COLUMNS, file.path)
                 media_files.append(Sighted(file, found, _kept(source, got.data)))
                 held += len(media_files[-1].data)
                 if held >= _MEDIA_BYTES:
@@ -135,6 +136,7 @@ def read_large(
         with folder.open(file.path) as raw:
             hashing, rows = Hashing(raw), 0
             if source.format == "binary":
+                check_columns(source, FILE_COLUMNS, file.path)
                 data = _head(source, hashing, file)
             else:
                 for table in _streamed(source, hashing, file):

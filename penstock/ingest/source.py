@@ -50,7 +50,8 @@ FILE_COLUMNS = (
     "changed_at",
     "content",
 )
-"""Of binary files, which have a row a file; a contract names those that it wants."""
+"""Of binary files, which have a row a file; a contract names those that it wants, and others that
+paths name (`label=cat/`)."""
 
 
 def format_of(path: str) -> Format | None:
@@ -151,11 +152,10 @@ class Source:
                     f"{self.table}: of a file's columns content is binary, and only it; see "
                     "file_columns()"
                 )
-        unknown = set(named) - set(FILE_COLUMNS)
-        if self.format == "binary" and unknown:
+        if self.format == "binary" and not set(named) & set(FILE_COLUMNS):
             raise SourceError(
-                f"{self.table}: a binary file has no {', '.join(sorted(unknown))}; it has "
-                f"{', '.join(FILE_COLUMNS)}"
+                f"{self.table}: a binary file has no {', '.join(sorted(named))} by itself; name "
+                f"some of {', '.join(FILE_COLUMNS)}"
             )
 
     @property

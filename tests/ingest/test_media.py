@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -115,10 +116,36 @@ def test_plain_text_is_a_row_a_line(tmp_path: Path) -> None:
 
 def test_a_source_of_files_has_the_columns_of_files() -> None:
     contract = Contract("shop/x", (Column("shape", "string"), Column("at", "timestamp")), "at")
-    with pytest.raises(SourceError, match=r"a binary file has no at, shape; it has path, uri"):
+    with pytest.raises(SourceError, match=r"a binary file has no at, shape by itself; name some"):
         Source("shop/x_raw", "raw", contract, format="binary")
     with pytest.raises(SourceError, match="plain text has the column line"):
         Source("shop/x_raw", "raw", contract, format="text")
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_path_names_columns_of_binary_files_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    if is_large:
+        monkeypatch.setattr(work_module, "SMALL_BYTES", 0)
+    raw, lake = tmp_path / "raw", Lake(tmp_path / "lake")
+    png(raw / "dt=2024-03-01" / "label=cat" / "1.png", 4, 3)
+    png(raw / "label=dog" / "2.png", 4, 3)
+    png(raw / "3.png", 4, 3)
+    named = (Column("label", "string", nullable=False), Column("dt", "date"))
+    contract = Contract("shop/photos", (*named, *file_columns()), event_time="changed_at")
+    source = Source("shop/photos_raw", str(raw), contract, format="binary")
+
+    report = ingest(lake, source)
+    validate(lake, source)
+
+    assert report.failed["3.png"].startswith("3.png: columns missing: label; it has path, uri")
+    rows = Table(lake, "shop/photos").snapshot().scan().collect().sort("path")
+    shown = rows.select("path", "label", "dt", "width").rows()
+    assert shown == [
+        ("dt=2024-03-01/label=cat/1.png", "cat", date(2024, 3, 1), 4),
+        ("label=dog/2.png", "dog", None, 4),
+    ]
 
 
 def test_columns_that_a_path_names_are_filled_from_it(shop: Shop) -> None:
