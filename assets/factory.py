@@ -138,6 +138,7 @@ def _bronze(domain: Domain) -> dg.AssetsDefinition:
         seconds = time.perf_counter() - started
         counts = {
             "rows_in": report.rows_read,
+            "rows_rescued": report.rows_rescued,
             "files": report.files_loaded,
             "source_bytes": report.bytes_read,
             "files_unchanged": report.files_unchanged,

@@ -207,6 +207,8 @@ def test_batches_say_what_they_did(place: Path) -> None:
     files = len([*(place / "raw").glob("*.csv")])
     assert (batch["batch"], batch["loaded"], batch["failed"]) == (1, files - 1, 1)
     assert batch["rows_read"] > 10_000
+    assert batch["rows_accepted"] + batch["rows_rejected"] == batch["rows_read"]
+    assert batch["rows_rescued"] >= 0
     assert set(batch["seconds"]) == {"planning", "reading"}
     assert batch["lag_seconds"] >= 0
     assert "not read" in run(place, "batches", "retail/sales").stdout

@@ -89,14 +89,22 @@ def ingest(
 def batches(lake: Lake, table: str, limit: int, project: Path, as_json: bool) -> None:
     """What each batch did: files, rows, bytes, seconds a stage, lag; newest first.
 
+    Rows accepted and rejected are there once the batch was validated.
+
     \b
     Examples:
       penstock batches retail/sales
       penstock batches retail/sales --limit 500 --json | jq '.[].lag_seconds'
     """
     from penstock.ingest import batches as read_batches
+    from penstock.quality.validation import rows_of_batches
 
-    rows = read_batches(lake, source_of(project, table), limit)
+    source = source_of(project, table)
+    judged = rows_of_batches(lake, source.contract.table)
+    rows: list[dict[str, Any]] = [
+        batch | judged.get(batch["batch"], {"rows_accepted": None, "rows_rejected": None})
+        for batch in read_batches(lake, source, limit)
+    ]
     if as_json:
         echo_json(rows)
         return
@@ -108,6 +116,7 @@ def batches(lake: Lake, table: str, limit: int, project: Path, as_json: bool) ->
             **{name: row[name] for name in ("files", "loaded", "unchanged", "removed")},
             "not read": row["failed"] + row["unavailable"],
             "rows": row["rows_read"],
+            **{name: row[f"rows_{name}"] for name in ("rescued", "accepted", "rejected")},
             "bytes": row["bytes_read"],
             "seconds": sum(row["seconds"].values()),
             "lag s": row["lag_seconds"] or 0.0,
@@ -250,6 +259,7 @@ def _facts(report: IngestReport) -> dict[str, Any]:
         "files_unchanged": report.files_unchanged,
         "files_removed": report.files_removed,
         "rows_read": report.rows_read,
+        "rows_rescued": report.rows_rescued,
         "bytes_read": report.bytes_read,
         "version": report.version,
         "seconds": report.seconds,

@@ -10,7 +10,7 @@ from penstock.ingest.run import IngestReport
 
 _COUNTERS = {
     "files": "Files by what became of them",
-    "rows": "Rows read, accepted and rejected",
+    "rows": "Rows read, rescued, accepted and rejected",
     "bytes": "Bytes of files that were loaded",
     "seconds": "Seconds spent by stage",
     "batches": "Batches committed",
@@ -57,7 +57,12 @@ class IngestMetrics:
             "removed": report.files_removed,
             "failed": len(report.failed),
         }
-        rows = {"read": report.rows_read, "accepted": accepted, "rejected": rejected}
+        rows = {
+            "read": report.rows_read,
+            "rescued": report.rows_rescued,
+            "accepted": accepted,
+            "rejected": rejected,
+        }
         told: list[tuple[str, dict[str, float]]] = [
             ("files", dict(files)),
             ("rows", dict(rows)),

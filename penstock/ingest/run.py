@@ -13,7 +13,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -26,7 +26,6 @@ from penstock.errors import CommitConflict
 from penstock.ingest.discovery import Wanted, list_from, new_files, unknown
 from penstock.ingest.formats import raw_schema
 from penstock.ingest.ledger import (
-    FileResult,
     commit_results,
     ledger_table,
     mend_ledger,
@@ -40,7 +39,7 @@ from penstock.ingest.plan import Plan, plan_batch
 from penstock.ingest.poison import Watch
 from penstock.ingest.source import Source
 from penstock.ingest.upstream import UpstreamSource
-from penstock.ingest.work import Progress, Reporter, read_all, with_columns
+from penstock.ingest.work import Progress, Read, Reporter, read_all, with_columns
 from penstock.lake import Lake
 from penstock.storage.listing import without_credentials
 from penstock.tables import Snapshot, Table, Transaction
@@ -64,6 +63,8 @@ class IngestReport:
     """Touched, with the same content as before."""
     files_removed: int = 0
     rows_read: int = 0
+    rows_rescued: int = 0
+    """With values that the contract has no column for, or that can't be taken apart."""
     bytes_read: int = 0
     failed: dict[str, str] = field(default_factory=dict[str, str])
     """Files that could not be read, with the reason."""
@@ -135,7 +136,7 @@ def _ingested(
 ) -> IngestReport:
     table = Table(lake, source.table)
     description = f"Rows of {without_credentials(source.uri)} as they came, as text"
-    done: list[tuple[Plan, Sequence[FileResult]]] = []
+    done: list[tuple[Plan, Read]] = []
     clock = _Clock()
     tried, refused = set[str](), 0
     found: _Found | None = None
@@ -187,7 +188,7 @@ def _ingested(
             break
         try:
             with span("ingest.batch", table=source.table, batch=number, files=len(plan.files)):
-                results = _run_batch(lake, source, bronze, ledger, plan, clock, progress)
+                read = _run_batch(lake, source, bronze, ledger, plan, clock, progress)
         except CommitConflict as conflict:
             log.info("%s batch %d: %s", table.name, number, conflict)
             is_done = table.snapshot().transaction(source.application) >= number
@@ -200,8 +201,8 @@ def _ingested(
         clock.begin()
         if plan.is_resumed and isinstance(source, UpstreamSource):
             found = looked = None  # what was seen began before that stretch
-        done.append((plan, results))
-        tried |= {result.file.path for result in results if result.error}
+        done.append((plan, read))
+        tried |= {result.file.path for result in read.results if result.error}
     if not is_fresh:  # stopped before it was seen that nothing is left
         bronze = bronze.advanced()
         ledger = mend_ledger(lake, source, bronze, ledger.advanced())
@@ -294,10 +295,8 @@ class _Clock:
         self._last = now
 
 
-def _report(
-    bronze: Snapshot, done: list[tuple[Plan, Sequence[FileResult]]], clock: _Clock
-) -> IngestReport:
-    results = [result for _, batch in done for result in batch]
+def _report(bronze: Snapshot, done: list[tuple[Plan, Read]], clock: _Clock) -> IngestReport:
+    results = [result for _, read in done for result in read.results]
     by_status = {"loaded": 0, "unchanged": 0, "removed": 0, "failed": 0, "unavailable": 0}
     for result in results:
         by_status[result.status] += 1
@@ -309,6 +308,7 @@ def _report(
         files_unchanged=by_status["unchanged"],
         files_removed=by_status["removed"],
         rows_read=sum(result.rows_read for result in results),
+        rows_rescued=sum(read.rows_rescued for _, read in done),
         bytes_read=sum(result.file.size_bytes for result in results if result.error is None),
         failed={result.file.path: result.error for result in results if result.error},
         version=bronze.version,
@@ -323,7 +323,8 @@ def batches(lake: Lake, source: Source, limit: int | None = None) -> list[dict[s
     Returns
     -------
     For each: batch, version, committed_at (UTC), files, loaded, unchanged, removed, failed,
-    rows_read, bytes_read, seconds by stage, lag_seconds (age of its newest file at the commit).
+    rows_read, rows_rescued, bytes_read, seconds by stage, lag_seconds (age of its newest file at
+    the commit).
 
     Raises
     ------
@@ -335,6 +336,7 @@ def batches(lake: Lake, source: Source, limit: int | None = None) -> list[dict[s
             continue
         noted = json.loads(commit["penstock.note"])
         noted.pop("ledger")
+        noted.setdefault("rows_rescued", None)  # not counted by earlier versions
         at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
         found.append({"version": commit["version"], "committed_at": at.isoformat(), **noted})
     return found
@@ -348,11 +350,12 @@ def _run_batch(
     plan: Plan,
     clock: _Clock,
     progress: Callable[[Progress], None] | None,
-) -> list[FileResult]:
+) -> Read:
     reporter = Reporter(plan, progress)
     watch = Watch(lake, source, plan)
     with span("ingest.read", files=len(plan.files)) as told, watch:
-        staged, results, added = read_all(lake, source, plan, reporter, watch)
+        read = read_all(lake, source, plan, reporter, watch)
+        staged, results, added = [*read.staged], read.results, read.added
         told.set({"rows_read": sum(result.rows_read for result in results)})
     clock.lap("reading")
     try:
@@ -368,7 +371,7 @@ def _run_batch(
         discard(lake, bronze.table.key, staged)
         raise
     transaction = Transaction(source.application, plan.batch)
-    noted = note(plan, ledger_rows) | _measures(results) | {"seconds": clock.batch}
+    noted = note(plan, ledger_rows) | _measures(read) | {"seconds": clock.batch}
     with span("ingest.commit", files=len(staged)):
         try:
             bronze.commit(staged, removes, transaction=transaction, note=noted, changes=changes)
@@ -383,10 +386,11 @@ def _run_batch(
             log.warning("%s batch %d: %s", source.table, plan.batch, result.error)
     rows = sum(result.rows_read for result in results)
     log.info("%s batch %d: %d files, %d rows", source.table, plan.batch, len(results), rows)
-    return results
+    return read
 
 
-def _measures(results: Sequence[FileResult]) -> dict[str, Any]:
+def _measures(read: Read) -> dict[str, Any]:
+    results = read.results
     counts = dict.fromkeys(("loaded", "unchanged", "removed", "failed", "unavailable"), 0)
     for result in results:
         counts[result.status] += 1
@@ -395,6 +399,7 @@ def _measures(results: Sequence[FileResult]) -> dict[str, Any]:
         "files": len(results),
         **counts,
         "rows_read": sum(result.rows_read for result in results),
+        "rows_rescued": read.rows_rescued,
         "bytes_read": sum(result.file.size_bytes for result in results if result.error is None),
         "lag_seconds": (datetime.now(UTC) - newest).total_seconds() if newest else None,
     }

@@ -74,10 +74,21 @@ class Reporter:
             self._tell(done)
 
 
-def read_all(
-    lake: Lake, source: Source, plan: Plan, reporter: Reporter, watch: Watch
-) -> tuple[list[StagedFile], list[FileResult], list[str]]:
-    """Every file of the plan read and staged, its result, in the plan's order, and new columns."""
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What came of reading a batch's files."""
+
+    staged: list[StagedFile]
+    results: list[FileResult]
+    """A file each, in the plan's order."""
+    added: list[str]
+    """Columns that the bronze table lacks."""
+    rows_rescued: int
+    """With something in `_rescued`."""
+
+
+def read_all(lake: Lake, source: Source, plan: Plan, reporter: Reporter, watch: Watch) -> Read:
+    """Every file of the plan read and staged."""
     folder = source.folder()
     known = [*watch.poisoned]
     known += [result for file in plan.files if (result := _without_reading(file))]
@@ -106,7 +117,8 @@ def read_all(
         known += worker.results
     place = {file.path: number for number, file in enumerate(plan.files)}
     added = sorted({name for worker in workers for name in worker.added})
-    return staged, sorted(known, key=lambda result: place[result.file.path]), added
+    results = sorted(known, key=lambda result: place[result.file.path])
+    return Read(staged, results, added, sum(worker.rescued for worker in workers))
 
 
 def with_columns(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
@@ -169,6 +181,7 @@ class Worker:
         self.added = set[str]()
         self.staged: list[StagedFile] = []
         self.results: list[FileResult] = []
+        self.rescued = 0
 
     def run(self, tasks: deque[list[PlannedFile]]) -> None:
         """Do tasks until there is none left.
@@ -207,6 +220,7 @@ class Worker:
                 case TooLarge():
                     self._large(found.file)
                 case _:  # in one call, so that each file's rows lie in one Parquet file
+                    self.rescued += _rescued(found)
                     self._stager(found).write(self._complete(found))
 
     def _large(self, file: PlannedFile) -> None:
@@ -214,14 +228,17 @@ class Worker:
         which are deleted then.
         """
         result: FileResult | None = None
+        rescued = 0
         with SpreadWriter(self._stager_of, FILE_BYTES) as writer:
             try:
                 for found in self._read(file):
                     if isinstance(found, FileResult):
                         result = found
                     else:
+                        rescued += _rescued(found)
                         writer.write(self._complete(found))
                 self.staged += writer.finish()
+                self.rescued += rescued
             except BaseException as error:
                 discard(self._lake, self._key, writer.staged())
                 if not isinstance(error, UnreadableFile):
@@ -266,3 +283,7 @@ class Worker:
         when = pa.scalar(plan.planned_at, pa.timestamp("us", "UTC"))
         table = table.append_column("_ingested_at", pa.repeat(when, rows))
         return table.append_column("_batch", pa.repeat(pa.scalar(plan.batch, pa.int64()), rows))
+
+
+def _rescued(table: pa.Table) -> int:
+    return len(table) - table["_rescued"].null_count

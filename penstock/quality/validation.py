@@ -159,6 +159,16 @@ def ledger_name(table: str) -> str:
     return f"{table}__ledger"
 
 
+def rows_of_batches(lake: Lake, table: str) -> dict[int, dict[str, int]]:
+    """For each batch of a table that was validated, `rows_accepted` and `rows_rejected` by then."""
+    ledger = Table(lake, ledger_name(table)).snapshot_or_none()
+    if ledger is None:
+        return {}
+    judged = ("rows_accepted", "rows_rejected")
+    found = ledger.scan().group_by("batch").agg(pl.col(judged).sum()).collect()
+    return {row.pop("batch"): row for row in found.to_dicts()}
+
+
 def refuse(result: Result, where: str) -> None:
     """Raise `ContractError` where what was found may not commit."""
     if result.expectation.severity != "fail" or result.success:

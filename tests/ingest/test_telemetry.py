@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from urllib.request import urlopen
 
 import pytest
 from opentelemetry import trace
@@ -12,8 +13,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from penstock.errors import SourceError
-from penstock.ingest import ingest
-from tests.conftest import Shop
+from penstock.ingest import batches, ingest
+from penstock.ingest import work as work_module
+from penstock.ingest.metrics import IngestMetrics
+from tests.conftest import HEADER, Shop, order
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +75,33 @@ def test_a_run_that_fails_ends_its_span_as_an_error(
 def test_without_tracing_it_is_not_imported() -> None:
     code = "import sys, penstock.ingest; assert 'opentelemetry' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_rows_with_something_rescued_are_counted(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    if is_large:
+        monkeypatch.setattr(work_module, "SMALL_BYTES", 0)
+    shop.write("a.csv", f"{order(1)},x", f"{order(2)},", header=f"{HEADER.strip()},extra\n")
+    shop.write("b.csv", order(3), "cut,short")
+    shop.write_orders("c.csv", 3, first=10)
+    shop.write("d.csv", f"{order(4)},x", '"open', header=f"{HEADER.strip()},extra\n")
+
+    report = ingest(shop.lake, shop.source)
+
+    raw = shop.rows("shop/orders_raw")
+    assert raw["_rescued"].count() == 3
+    assert (report.rows_read, report.rows_rescued) == (raw.height, 3)
+    (batch,) = batches(shop.lake, shop.source)
+    assert batch["rows_rescued"] == 3
+    metrics = IngestMetrics()
+    metrics.add(report)
+    server = metrics.serve(0)
+    try:
+        with urlopen(f"http://127.0.0.1:{server.server_port}/metrics", timeout=5) as answer:
+            told = answer.read().decode()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert 'rows_total{kind="rescued",table="shop/orders_raw"} 3.0' in told
