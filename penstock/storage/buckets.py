@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
@@ -16,6 +17,11 @@ _IN_FLIGHT = 32
 """Objects asked for at once, of one fetch."""
 _ODD_KEY = "object with invalid path"
 """What obstore says of a key that it can't name."""
+_CONTROL = r"[\x00-\x1f\x7f]"
+_PROBLEM = (
+    "its key has a control character, such as a line's end, by which no object can be asked for; "
+    "give it another key"
+)
 
 
 class Objects:
@@ -30,6 +36,12 @@ class Objects:
         self._store = open_store(uri, None, options)
 
     def list(self, after: str) -> Iterator[pl.DataFrame]:
+        for page in self._every_page(after):
+            is_odd = pl.col("problem").is_null() & pl.col("path").str.contains(_CONTROL)
+            problem = pl.when(is_odd).then(pl.lit(_PROBLEM)).otherwise("problem")
+            yield page.with_columns(problem.alias("problem"))
+
+    def _every_page(self, after: str) -> Iterator[pl.DataFrame]:
         try:
             for page in self._pages(after):
                 yield page
@@ -61,6 +73,9 @@ class Objects:
         return FileState(found["size"], _object_tag(found))
 
     def look(self, path: str) -> pl.DataFrame:
+        if re.search(_CONTROL, path):
+            row = (path, 0, "", None, _PROBLEM)
+            return pl.DataFrame([row], schema=LISTING, orient="row")
         try:
             with translated(self.identity, path):
                 found = obstore.head(self._store, path)

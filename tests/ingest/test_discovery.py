@@ -297,6 +297,31 @@ def test_a_key_that_is_no_path_stops_no_other(
     assert set(shop.rows("shop/orders_raw")["_source_file"]) == {"a.csv", "x/y.csv"}
 
 
+def test_a_key_with_a_control_character_is_recorded_once_and_stops_no_other(
+    shop: Shop, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = boto3.resource("s3", endpoint_url=s3_server.endpoint).Bucket(s3_server.new_bucket())
+    body = shop.write_orders("x.csv", 4).read_bytes()
+    odd = ["ctl\x01.csv", "del\x7f.csv"]
+    for key in ["a.csv", 'b*"<|>^[`é.csv', *odd]:
+        bucket.put_object(Key=f"raw/{key}", Body=body)
+    shop = shop.with_source(uri=f"s3://{bucket.name}/raw", pattern="**/*.csv")
+
+    report = ingest(shop.lake, shop.source)
+
+    assert report.rows_read == 8
+    assert sorted(report.failed) == odd
+    assert all("give it another key" in error for error in report.failed.values())
+    assert ingest(shop.lake, shop.source).batches == ()
+    looked = SourceFolder(shop.source.uri).look(["a.csv", *odd])
+    assert looked.filter(pl.col("problem").is_null())["path"].to_list() == ["a.csv"]
+    assert looked["path"].to_list() == ["a.csv", *odd]
+
+
 def test_known_files_are_told_apart_by_their_last_state() -> None:
     from penstock.ingest.discovery import new_files
     from tests.ingest.test_delimited import _SOURCE
