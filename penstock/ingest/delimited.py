@@ -49,7 +49,9 @@ class Header:
     quote: str
     escape: str
     length_bytes: int
-    """Of the line, its end included; 0 without one."""
+    """Of the line, its end and blank lines before it included; 0 without one."""
+    lines: int
+    """As many."""
     is_sniffed: bool
     """Whether quote or escape are not the usual ones, and nobody but the first lines said so."""
 
@@ -84,8 +86,8 @@ def header_of(source: Source, head: bytes, path: str) -> Header:
     if not source.header:
         dialect = _dialect(source, _first_line(head)[0], head)
         sniffed = _is_sniffed(source, *dialect)
-        return Header(tuple(source.contract.raw_names), *dialect, 0, sniffed)
-    line, length = _first_line(head)
+        return Header(tuple(source.contract.raw_names), *dialect, 0, 0, sniffed)
+    line, length, lines = _header_line(head, path)
     delimiter, quote, escape = _dialect(source, line, head[length:])
     own = quote
     if source.quote is None and quote == "'" and not line.startswith(b"'"):
@@ -93,7 +95,7 @@ def header_of(source: Source, head: bytes, path: str) -> Header:
     names = _named(_fields(line, delimiter, own), source, path)
     check_columns(source, names, path, delimiter)
     sniffed = _is_sniffed(source, delimiter, quote, escape)
-    return Header(tuple(names), delimiter, quote, escape, length, sniffed)
+    return Header(tuple(names), delimiter, quote, escape, length, lines, sniffed)
 
 
 def _is_sniffed(source: Source, _: str, quote: str, escape: str) -> bool:
@@ -215,7 +217,7 @@ def stream(source: Source, header: Header, text: Stream, path: str) -> Iterator[
     ------
     UnreadableFile: it holds a row longer than a piece, or what is no text.
     """
-    rows, line = 0, 2 if source.header else 1
+    rows, line = 0, 1 + header.lines
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="penstock-csv") as pool:
         waiting: deque[tuple[Future[_Parsed], Piece]] = deque()
         room = len(_mark(header)[1])
@@ -330,6 +332,18 @@ def _first_line(head: bytes) -> tuple[bytes, int]:
         return head, len(head)
     end = min(ends)
     return head[:end], end + (2 if head[end : end + 2] == b"\r\n" else 1)
+
+
+def _header_line(head: bytes, path: str) -> tuple[bytes, int, int]:
+    """The first line that is not blank, without its end; the length up to its end; the lines."""
+    line, length = _first_line(head)
+    lines = 1
+    while not line.strip():
+        if length >= len(head):
+            raise UnreadableFile(f"{path}: it has blank lines and no other")
+        line, more = _first_line(head[length:])
+        length, lines = length + more, lines + 1
+    return line, length, lines
 
 
 def _dialect(source: Source, line: bytes, text: bytes) -> tuple[str, str, str]:

@@ -72,16 +72,20 @@ def _jsonl(source: Source, stream: IO[bytes], path: str) -> Iterator[pa.Table]:
 
 
 def _json(source: Source, stream: IO[bytes], path: str) -> Iterator[pa.Table]:
-    """One document: an array of objects, or an object."""
+    """One document: an array of objects, or an object; or JSON Lines by this name."""
     data = stream.read(_JSON_BYTES + 1)
     while len(data) <= _JSON_BYTES and (more := stream.read(_JSON_BYTES + 1 - len(data))):
         data += more
     if len(data) > _JSON_BYTES:
         raise UnreadableFile(
             f"{path}: a JSON document of more than {_JSON_BYTES >> 20} MiB, which has to be held "
-            "whole; write it as JSON Lines, an object a line"
+            "whole; write it as JSON Lines, an object a line, or if it is, set the source's format "
+            "to jsonl"
         )
     text = data.decode().strip()
+    if is_json_lines(text):
+        yield from _jsonl(source, io.BytesIO(data), path)
+        return
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -95,6 +99,15 @@ def _json(source: Source, stream: IO[bytes], path: str) -> Iterator[pa.Table]:
             "::VARCHAR AS line FROM (SELECT text::JSON AS doc FROM document))"
         ).to_arrow_table()
         yield _objects(connection, source, rows, path)
+
+
+def is_json_lines(text: str) -> bool:
+    """Whether there are several lines, and the first is an object by itself."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        return bool(rest) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _objects(connection: Any, source: Source, lines: pa.Table, path: str) -> pa.Table:

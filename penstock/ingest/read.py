@@ -311,8 +311,7 @@ def _together(
             return
         file, text, _ = members[0]
         if isinstance(error, Unmarked):
-            line = 2 if source.header else 1
-            problem = delimited.unclosed(header, file.path, bytes(text), line)
+            problem = delimited.unclosed(header, file.path, bytes(text), 1 + header.lines)
         else:
             problem = UnreadableFile(f"{file.path}: {str(error).splitlines()[0]}")
         yield failed(file, problem)

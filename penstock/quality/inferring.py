@@ -25,6 +25,7 @@ from penstock.contracts import Column, Contract
 from penstock.contracts.contract import Kind
 from penstock.contracts.exchange import from_arrow
 from penstock.errors import ContractError, SourceError, did_you_mean
+from penstock.ingest.formats import is_json_lines
 from penstock.ingest.source import Format, format_of
 from penstock.ingest.streams import unpacked
 from penstock.lake import Lake
@@ -37,6 +38,7 @@ from penstock.tables import Table
 _DELIMITERS = ",;\t|"
 _HEAD_BYTES = 4 << 20
 """Of a file, how much is looked at."""
+_EVERY = "**/*"
 _FILES = 5
 """Looked at: the first, the last, and some between."""
 _TRIED: tuple[Kind, ...] = ("int64", "float64", "timestamp", "date", "bool")
@@ -52,6 +54,8 @@ class Draft:
 
     contract: Contract
     uri: str
+    """The folder."""
+    pattern: str
     files: int
     """Looked at."""
 
@@ -60,6 +64,7 @@ class Draft:
         columns = "\n".join(f"        {_call(column)}," for column in self.contract.columns)
         table = self.contract.table
         constant = table.split("/")[-1].upper()
+        picked = "" if self.pattern == _EVERY else f", pattern={_quoted(self.pattern)}"
         return f'''"""{table}: drafted from {self.files} files; read it before it is relied on."""
 
 from penstock.contracts import Column, Contract
@@ -75,7 +80,9 @@ from penstock.ingest import Source
     ),
 )
 
-SOURCE = Source(table={_quoted(f"{table}_raw")}, uri={_quoted(self.uri)}, contract={constant})
+SOURCE = Source(
+    table={_quoted(f"{table}_raw")}, uri={_quoted(self.uri)}, contract={constant}{picked}
+)
 '''
 
 
@@ -135,7 +142,7 @@ def infer_contract(
         )
         for raw, kind in kinds.items()
     )
-    return Draft(Contract(table, columns, names[when]), uri, len(some))
+    return Draft(Contract(table, columns, names[when]), folder.uri, pattern, len(some))
 
 
 def schema_of_table(lake: Lake, uri: str) -> pa.Schema | None:
@@ -192,7 +199,7 @@ def _folder(uri: str) -> tuple[SourceFolder, str]:
     parent, _, name = uri.rstrip("/").rpartition("/")
     if format_of(name) and "*" not in name:
         return SourceFolder(parent or "."), "".join(f"[{c}]" if c in "*?[{" else c for c in name)
-    return SourceFolder(uri), "**/*"
+    return SourceFolder(uri), _EVERY
 
 
 def _sample(folder: SourceFolder, path: str) -> pl.DataFrame:
@@ -215,6 +222,7 @@ def _delimited(head: bytes) -> pl.DataFrame:
     text = head.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     if len(head) == _HEAD_BYTES:
         text = text[: text.rfind("\n") + 1]
+    text = re.sub(r"\A(?:\s*\n)+", "", text)
     lines = text.split("\n", 50)[:50]
 
     def fields(delimiter: str) -> float:
@@ -237,7 +245,9 @@ def _typed_sample(form: Format | None, plain: Any) -> pl.DataFrame:
             whole = head if len(head) < _HEAD_BYTES else head[: head.rfind(b"\n") + 1]
             return pl.read_ndjson(io.BytesIO(whole), infer_schema_length=None)
         case "json":
-            return pl.read_json(io.BytesIO(plain.read()), infer_schema_length=None)
+            data = plain.read()
+            read = pl.read_ndjson if is_json_lines(data.decode("utf-8-sig")) else pl.read_json
+            return read(io.BytesIO(data), infer_schema_length=None)
         case "parquet":
             schema = pq.ParquetFile(_seekable(plain)).schema_arrow
         case "arrow":

@@ -14,6 +14,12 @@ import polars as pl
 from penstock.errors import MissingExtra, SourceError
 from penstock.storage.listing import LISTING, Fetched, FileState, without_credentials
 
+_ETAGS = ("ETag", "etag", "md5Hash")
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified")
+_CHECKSUMS = ("checksum", "sha", "CRC")
+"""What stores call that which tells one state of a file from another; if none is there, when it was
+made does."""
+
 
 class Anywhere:
     """A folder that fsspec reaches."""
@@ -83,18 +89,15 @@ class Anywhere:
 
 
 def _tag(info: Mapping[str, Any]) -> str:
-    for name in ("ETag", "etag", "md5Hash"):
-        if info.get(name):
-            return str(info[name]).strip('"')
-    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
-    return str(changed)
+    found = next((info[name] for name in (*_ETAGS, *_TIMES, *_CHECKSUMS) if info.get(name)), None)
+    made = info.get("created", "")
+    if isinstance(made, datetime):
+        made = made.timestamp()  # as some stores list it
+    return str(found or made).strip('"')
 
 
 def _changed(info: Mapping[str, Any]) -> datetime | None:
-    for name in ("LastModified", "last_modified", "mtime", "updated"):
-        if isinstance(info.get(name), datetime):
-            return info[name]
-    return None
+    return next((info[name] for name in _TIMES if isinstance(info.get(name), datetime)), None)
 
 
 def s3_settings(uri: str, given: dict[str, Any]) -> dict[str, Any]:

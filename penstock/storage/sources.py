@@ -169,7 +169,7 @@ def _matches(pattern: str) -> pl.Expr:
             continue
         close = pattern.find("]", at + 2) if sign == "[" else -1
         if close > 0:
-            inside = pattern[at + 1 : close].replace("\\", "\\\\")
+            inside = re.sub(r"([\\\[])", r"\\\1", pattern[at + 1 : close])
             said += "[" + ("^" + inside[1:] if inside.startswith("!") else inside) + "]"
             at = close + 1
             continue

@@ -78,6 +78,26 @@ def test_a_header_alone_has_no_rows_and_is_no_error(shop: Shop) -> None:
     assert validate(shop.lake, shop.source).rows_accepted == 0
 
 
+@READ_AS
+def test_blank_lines_before_a_header_are_passed_over(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
+    monkeypatch.setattr(work_module, "SMALL_BYTES", small_bytes)
+    shop.write("a.csv", order(1), order(2), header=f"\n{HEADER}")
+    shop.write("b.csv", order(3), header=f"\r\n \t\r\n{HEADER}")
+    shop.write("open.csv", '"o1', header=f"\n\n{HEADER}")
+    shop.write("blank.csv", header="\n\n")
+
+    report = ingest(shop.lake, shop.source)
+
+    raw = shop.rows("shop/orders_raw").sort("_source_file", "_source_row")
+    assert raw["id"].to_list() == ["o1", "o2", "o3"]
+    assert raw["_source_row"].to_list() == [1, 2, 1]
+    assert sorted(report.failed) == ["blank.csv", "open.csv"]
+    assert report.failed["blank.csv"] == "blank.csv: it has blank lines and no other"
+    assert "about line 4" in report.failed["open.csv"]
+
+
 def test_a_wrong_delimiter_is_guessed_at(shop: Shop) -> None:
     shop = shop.with_source(delimiter=",")
     shop.write("bad.csv", order(1).replace(",", ";"), header=HEADER.replace(",", ";"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from penstock.errors import SourceError
 from penstock.ingest import ingest, waiting_files
 from penstock.ingest.ledger import read_ledger
 from penstock.storage.sources import SourceFolder
-from tests.conftest import S3Server, Shop, order
+from tests.conftest import HEADER, S3Server, Shop, order
 
 
 def test_a_touched_file_is_not_loaded_again(shop: Shop) -> None:
@@ -320,6 +321,20 @@ def test_a_key_with_a_control_character_is_recorded_once_and_stops_no_other(
     looked = SourceFolder(shop.source.uri).look(["a.csv", *odd])
     assert looked.filter(pl.col("problem").is_null())["path"].to_list() == ["a.csv"]
     assert looked["path"].to_list() == ["a.csv", *odd]
+
+
+def test_a_change_shows_where_a_store_tells_when_files_were_made(shop: Shop) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    place = f"/{uuid.uuid4().hex}"
+    shop = shop.with_source(uri=f"memory:/{place}")
+    for number in (1, 2):
+        memory.pipe(f"{place}/a.csv", (HEADER + order(number)).encode())
+        ingest(shop.lake, shop.source)
+
+    assert shop.rows("shop/orders_raw")["id"].to_list() == ["o2"]
+    assert ingest(shop.lake, shop.source).batches == ()
 
 
 def test_known_files_are_told_apart_by_their_last_state() -> None:

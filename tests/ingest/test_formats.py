@@ -161,6 +161,18 @@ def test_one_json_object_is_a_row_and_what_is_none_is_told(shop: Shop) -> None:
     assert failed["c.json"].startswith("c.json: no JSON document: ")
 
 
+def test_json_lines_are_read_whatever_they_are_called(shop: Shop) -> None:
+    lines = [json.dumps({"id": f"o{n}", "product": "p", "units": n}) for n in range(3)]
+    (shop.raw / "a.json").write_text("\n" + "\n\n".join(lines) + "\n{broken\n")
+
+    report = ingest(shop.lake, shop.source)
+
+    assert (report.rows_read, report.failed) == (4, {})
+    raw = shop.rows("shop/orders_raw").sort("_source_row")
+    assert raw["units"].to_list() == ["0", "1", "2", None]
+    assert raw["_error"].to_list() == [None, None, None, "not a JSON object"]
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".jsonl", ".json", ".orc", ".avro"])
 def test_a_damaged_file_of_any_format_is_recorded(shop: Shop, suffix: str) -> None:
     (shop.raw / f"bad{suffix}").write_bytes(b"\x00\xff damaged" * 20)

@@ -56,13 +56,16 @@ def test_kinds_are_the_narrowest_that_fit(tmp_path: Path) -> None:
     assert columns["zip_code"].source_name == "zip code"
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl", "arrow", "csv.gz"])
-def test_the_printed_module_takes_what_it_was_drafted_from(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("is_one", [False, True], ids=["of a folder", "of one file"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl", "json", "arrow", "csv.gz"])
+def test_the_printed_module_takes_what_it_was_drafted_from(
+    tmp_path: Path, form: str, is_one: bool
+) -> None:
     raw, lake = tmp_path / "raw", Lake(tmp_path / "lake")
     raw.mkdir()
     rows = [(n, f"p{n}", n / 4, datetime(2024, 3, 1, n, tzinfo=UTC), n > 2) for n in range(5)]
     frame = pl.DataFrame(rows, schema=["id", "Product", "price", "at", "ok"], orient="row")
-    path = raw / f"a.{form}"
+    path = raw / f"a[1].{form}"
     match form:
         case "csv" | "csv.gz":
             compression: Any = "gzip" if form == "csv.gz" else "uncompressed"
@@ -75,7 +78,9 @@ def test_the_printed_module_takes_what_it_was_drafted_from(tmp_path: Path, form:
             frame.with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%S")).write_ndjson(path)
 
     command = [str(Path(sys.executable).parent / "penstock"), "contract", "infer"]
-    command += [str(raw), "shop/orders"]
+    command += [str(path if is_one else raw), "shop/orders"]
+    if is_one:
+        (raw / "b.csv").write_text("other\n1\n")
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     module: dict[str, Any] = {}
     exec(done.stdout, module)
