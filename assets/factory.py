@@ -36,10 +36,10 @@ from penstock.ingest.ledger import read_ledger, unread_files
 from penstock.labels import Outcome
 from penstock.project import Project
 from penstock.quality import Profile, drift, validate
+from penstock.quality.destinations import rejects_name
 from penstock.quality.profiling import batch_profiles
 from penstock.quality.proving import prove_contract
 from penstock.quality.results import Result, explain
-from penstock.quality.validation import rejects_name
 from penstock.storage.listing import without_credentials
 from penstock.tables import Table
 from penstock.training import TrainingSet, freeze, publish

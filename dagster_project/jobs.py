@@ -12,7 +12,7 @@ from assets.factory import Domain, current_key, key
 from assets.lake import LakeResource
 from assets.metadata import markdown
 from penstock.features import DailyTable
-from penstock.quality.validation import rejects_name
+from penstock.quality.destinations import rejects_name
 from penstock.upkeep import tend
 
 

@@ -269,8 +269,8 @@ def rejects(lake: Lake, table: str, limit: int, by: str | None, as_json: bool) -
     """
     import polars as pl
 
+    from penstock.quality.destinations import rejects_name
     from penstock.quality.refusals import refused_batches
-    from penstock.quality.validation import rejects_name
     from penstock.tables import Table
 
     for refused in refused_batches(lake, table):

@@ -97,7 +97,7 @@ def batches(lake: Lake, table: str, limit: int, project: Path, as_json: bool) ->
       penstock batches retail/sales --limit 500 --json | jq '.[].lag_seconds'
     """
     from penstock.ingest import batches as read_batches
-    from penstock.quality.validation import rows_of_batches
+    from penstock.quality.destinations import rows_of_batches
 
     source = source_of(project, table)
     judged = rows_of_batches(lake, source.contract.table)

@@ -4,7 +4,7 @@ raw batch (text) ─▶ cast.py: typed values, and which did not cast
                  ─▶ compiled.py: expectations as polars expressions, all in one pass
                  ─▶ repeats.py: rows equal to an earlier one of their file
                  ─▶ splitting.py: accepted rows, rejected rows with every reason
-                 ─▶ validation.py: commits both, or refuses the batch and keeps why (refusals.py);
+                 ─▶ validation.py: commits both (destinations.py), or keeps why not (refusals.py);
                     replaying.py sends rejects through again
                  ─▶ results.py: counts, in the shape of Great Expectations' results
 

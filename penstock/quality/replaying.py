@@ -24,16 +24,11 @@ from penstock.ingest.source import Source
 from penstock.lake import Lake
 from penstock.quality.beyond import absences
 from penstock.quality.compiled import SOURCE_FILE, UNIQUE
+from penstock.quality.destinations import LEDGER, ledger_name, open_tables, rejects_name
 from penstock.quality.history import keep
 from penstock.quality.proving import prove_contract
 from penstock.quality.splitting import Splitter
-from penstock.quality.validation import (
-    LEDGER,
-    ledger_name,
-    open_tables,
-    refuse_columns,
-    rejects_name,
-)
+from penstock.quality.validation import refuse_columns
 from penstock.tables import Snapshot, Stager, Table, Transaction
 from penstock.tables.rewrite import origin
 from penstock.tables.staging import StoredFile, discard

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -20,7 +20,6 @@ import pyarrow as pa
 from penstock.contracts import Contract
 from penstock.engines import Threads
 from penstock.errors import BatchRefused, CommitConflict, ContractError
-from penstock.ingest.formats import raw_type
 from penstock.ingest.ledger import mend_ledger, scan_ledger
 from penstock.ingest.source import Source
 from penstock.lake import Lake
@@ -29,6 +28,7 @@ from penstock.quality.cast import typed
 from penstock.quality.checking import checked
 from penstock.quality.columns import judged
 from penstock.quality.compiled import UNIQUE
+from penstock.quality.destinations import LEDGER, Tables, ledger_name, open_accepted, open_others
 from penstock.quality.history import VALIDATE, keep
 from penstock.quality.proving import prove_contract
 from penstock.quality.refusals import forget_refusal, keep_refusal
@@ -50,17 +50,6 @@ _EVALUATED = 2
 """Chunks at once; each is many columns' work for the cores."""
 _PASS_BYTES = 64 << 20
 """As stored, that are evaluated at once where rows hold the bytes of files."""
-LEDGER = pa.schema(
-    [
-        ("batch", pa.int64()),
-        ("file", pa.string()),
-        ("rows_read", pa.int64()),
-        ("rows_accepted", pa.int64()),
-        ("rows_rejected", pa.int64()),
-        ("replaces", pa.bool_()),
-        ("validated_at", pa.timestamp("us", "UTC")),
-    ]
-)
 
 
 @dataclass(slots=True)
@@ -97,7 +86,7 @@ def validate(lake: Lake, source: Source) -> Validation:
     application = f"{VALIDATE}{source.table}"
     prove_contract(contract)
     keep(lake, contract)
-    accepted = _open_accepted(lake, contract)
+    accepted = open_accepted(lake, contract)
     done, run.version = accepted.transaction(application), accepted.version
     if done < newest or not done:
         if lacking := sorted({*contract.raw_names} - {*bronze.schema.names}):
@@ -105,7 +94,7 @@ def validate(lake: Lake, source: Source) -> Validation:
                 f"{contract.table}: {source.table} has no column {', '.join(lacking)}, which came "
                 "into the contract after its newest batch; `penstock ingest` adds it"
             )
-        tables = Tables(accepted, *_open_others(lake, contract))
+        tables = Tables(accepted, *open_others(lake, contract))
         ledger = scan_ledger(lake, source, mend_ledger(lake, source, bronze))
         files = ledger.filter(pl.col("batch") <= newest).collect().sort("batch", "file")
         for number in range(done + 1, newest + 1):
@@ -147,26 +136,6 @@ def _validate_batch(
             if attempt == _ATTEMPTS - 1:
                 raise
     return tables.accepted.version
-
-
-def rejects_name(table: str) -> str:
-    """The table that holds a table's rejected rows."""
-    return f"{table}__rejected"
-
-
-def ledger_name(table: str) -> str:
-    """The table that holds, for each source file, how many of its rows were accepted."""
-    return f"{table}__ledger"
-
-
-def rows_of_batches(lake: Lake, table: str) -> dict[int, dict[str, int]]:
-    """For each batch of a table that was validated, `rows_accepted` and `rows_rejected` by then."""
-    ledger = Table(lake, ledger_name(table)).snapshot_or_none()
-    if ledger is None:
-        return {}
-    judged = ("rows_accepted", "rows_rejected")
-    found = ledger.scan().group_by("batch").agg(pl.col(judged).sum()).collect()
-    return {row.pop("batch"): row for row in found.to_dicts()}
 
 
 def refuse(result: Result, where: str) -> None:
@@ -440,64 +409,6 @@ class _Batch:
                     total.observed, total.details = result.observed, result.details
                 total.holds = result.holds and total.holds is not False
         log.info("%s batch %d: %d accepted, %d rejected", run.table, number, accepted, rejected)
-
-
-class Tables(NamedTuple):
-    """What a contract's rows go to."""
-
-    accepted: Snapshot
-    rejects: Snapshot
-    ledger: Snapshot
-
-    def advanced(self) -> Tables:
-        """Their newest versions; these are not to be used any more."""
-        return Tables(*(snapshot.advanced() for snapshot in self))
-
-
-def open_tables(lake: Lake, source: Source) -> Tables:
-    """The three tables, made where they aren't there."""
-    accepted = _open_accepted(lake, source.contract)
-    return Tables(accepted, *_open_others(lake, source.contract))
-
-
-_TIMES = (
-    pa.field("_source_file", pa.string()),
-    pa.field("_source_row", pa.int64()),
-    pa.field("_ingested_at", pa.timestamp("us", "UTC")),
-    pa.field("_batch", pa.int64()),
-)
-
-
-def _open_accepted(lake: Lake, contract: Contract) -> Snapshot:
-    schema = pa.schema([*contract.arrow_schema(), *_TIMES])
-    table = Table(lake, contract.table)
-    fixed = [column.name for column in contract.columns if column.evolution == "fixed"]
-    if fixed and (found := table.snapshot_or_none()) is not None:
-        for name in fixed:
-            is_there = name in found.schema.names
-            if is_there and (kind := found.schema.field(name).type) != schema.field(name).type:
-                raise ContractError(
-                    f"{contract.table}: column {name} is {schema.field(name).type} in the contract "
-                    f"and {kind} in the table, and its evolution is fixed; take a new name, or "
-                    'evolution="widen"'
-                )
-    return table.create(schema, description=contract.description)
-
-
-def _open_others(lake: Lake, contract: Contract) -> tuple[Snapshot, Snapshot]:
-    reason = pa.struct([(name, pa.string()) for name in ("expectation", "column", "observed")])
-    raw = [
-        pa.field(c.raw_name, raw_type(c), metadata={"personal": "true"} if c.personal else None)
-        for c in contract.columns
-    ]
-    rest = [pa.field("_rescued", pa.string()), pa.field("_reasons", pa.list_(reason))]
-    rejects = Table(lake, rejects_name(contract.table)).create(
-        pa.schema([*raw, *rest, *_TIMES]), description=f"Rows that broke {contract.table}"
-    )
-    ledger = Table(lake, ledger_name(contract.table)).create(
-        LEDGER, description=f"Rows accepted and rejected, by source file, of {contract.table}"
-    )
-    return rejects, ledger
 
 
 def _listed(rows: Sequence[Mapping[str, Any]]) -> str:

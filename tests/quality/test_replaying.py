@@ -20,7 +20,7 @@ from penstock.contracts import (
 from penstock.errors import CommitConflict, ContractError
 from penstock.ingest import ingest
 from penstock.quality import replay
-from penstock.quality.validation import ledger_name
+from penstock.quality.destinations import ledger_name
 from penstock.tables import Snapshot, Table, vacuum
 from tests.conftest import HEADER, Shop, order
 
