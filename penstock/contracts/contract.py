@@ -5,7 +5,7 @@ what is expected of its rows. A value: it compares, hashes to a fingerprint, and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -55,6 +55,9 @@ class Column:
     evolution: Evolution = "widen"
     """Whether a later contract may widen its type (int32, int64, float64; date, timestamp), for
     which the table is written anew, or the type is `fixed`."""
+    former_names: tuple[str, ...] = ()
+    """What raw files have called it before; of a file without `source_name`, the first that it has
+    is taken."""
 
     @property
     def raw_name(self) -> str:
@@ -113,6 +116,11 @@ class Contract:
                     f"{self.table}: column {column.name}: evolution is widen or fixed, not "
                     f"{column.evolution!r}"
                 )
+        former = [name for column in self.columns for name in column.former_names]
+        if twice := sorted({n for n in former if former.count(n) > 1 or n in self.raw_names}):
+            raise ContractError(
+                f"{self.table}: {', '.join(twice)}: a former name is of one column, and of none now"
+            )
         used = {self.event_time, *self.key}
         for expectation in self.expectations:
             used.update(expectation.columns)
@@ -173,6 +181,7 @@ class Contract:
                 *(["personal"] if column.personal else []),
                 *([f"in {column.unit}"] if column.unit else []),
                 *([f"{column.source_name} in files"] if column.source_name else []),
+                *([f"{', '.join(column.former_names)} before"] if column.former_names else []),
                 *(["fixed"] if column.evolution == "fixed" else []),
             ]
             about = f": {column.description}" if column.description else ""
@@ -198,6 +207,16 @@ class Contract:
     def raw_names(self) -> list[str]:
         """The columns' names in raw files, in the contract's order."""
         return [column.raw_name for column in self.columns]
+
+    def renamed(self, names: Sequence[str]) -> list[str]:
+        """A raw file's names, with those of now in the place of former ones."""
+        found = list(names)
+        for column in self.columns:
+            if column.former_names and column.raw_name not in found:
+                former = next((name for name in column.former_names if name in found), None)
+                if former is not None:
+                    found[found.index(former)] = column.raw_name
+        return found
 
     @property
     def all_expectations(self) -> tuple[Expectation, ...]:
@@ -286,6 +305,7 @@ def _field(column: Column) -> pa.Field:
         "source_name": column.source_name,
         "nullable": "" if column.nullable else "false",
         "evolution": "" if column.evolution == "widen" else column.evolution,
+        "former_names": json.dumps(column.former_names) if column.former_names else "",
     }
     kept = {key: value for key, value in metadata.items() if value}
     return pa.field(column.name, kinds[column.kind], metadata=kept or None)

@@ -83,7 +83,9 @@ def _column(old: Column, new: Column) -> Iterator[Change]:
         yield Change(f"{name} may be null", "breaking", "readers may count on a value")
     if old.raw_name != new.raw_name:
         what = f"{name} is {new.raw_name} in files, not {old.raw_name}"
-        yield Change(what, "breaking", "files that come today have the old name")
+        is_known = old.raw_name in new.former_names
+        effect = "compatible" if is_known else "breaking"
+        yield Change(what, effect, "" if is_known else "files that come today have the old name")
     if old.unit != new.unit:
         yield Change(f"{name} unit {old.unit!r} -> {new.unit!r}", "breaking", "values mean another")
     if old.personal != new.personal:

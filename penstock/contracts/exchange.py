@@ -75,12 +75,17 @@ def from_json(text: str | bytes) -> Contract:
     """
     try:
         value: dict[str, Any] = json.loads(text, object_hook=_untagged)
-        columns = tuple(Column(**column) for column in value.pop("columns"))
+        columns = tuple(_from_json(column) for column in value.pop("columns"))
         expectations = tuple(map(_expectation, value.pop("expectations")))
         value["key"] = tuple(value["key"])
         return Contract(columns=columns, expectations=expectations, **value)
     except (ValueError, TypeError, KeyError) as error:
         raise ContractError(f"not a contract in JSON: {error}") from error
+
+
+def _from_json(column: dict[str, Any]) -> Column:
+    column["former_names"] = tuple(column.get("former_names", ()))
+    return Column(**column)
 
 
 def from_gx_suite(
@@ -344,6 +349,7 @@ def _of_field(field: pa.Field, table: str) -> Column:
         unit=metadata.get("unit", ""),
         personal=metadata.get("personal") == "true",
         evolution=cast("Evolution", metadata.get("evolution", "widen")),
+        former_names=tuple(json.loads(metadata.get("former_names", "[]"))),
     )
 
 
@@ -376,7 +382,11 @@ def _property(contract: Contract, column: Column) -> dict[str, Any]:
         found |= {"primaryKey": True, "primaryKeyPosition": place}
     if column.personal:
         found["classification"] = "personal"
-    told = {"unit": column.unit, "evolution": "" if column.evolution == "widen" else "fixed"}
+    told = {
+        "unit": column.unit,
+        "evolution": "" if column.evolution == "widen" else "fixed",
+        "formerNames": list(column.former_names),
+    }
     if custom := [{"property": what, "value": value} for what, value in told.items() if value]:
         found["customProperties"] = custom
     return found
@@ -405,6 +415,7 @@ def _column(each: Mapping[str, Any], kind: Kind) -> Column:
         str(_custom(each).get("unit", "")),
         str(each.get("classification") or "").lower() in ("personal", "pii", "confidential"),
         _custom(each).get("evolution", "widen"),
+        tuple(_custom(each).get("formerNames", ())),
     )
 
 

@@ -92,7 +92,7 @@ def header_of(source: Source, head: bytes, path: str) -> Header:
     own = quote
     if source.quote is None and quote == "'" and not line.startswith(b"'"):
         own = '"'  # names may stand bare above values that do not
-    names = _named(_fields(line, delimiter, own), source, path)
+    names = _named(source.contract.renamed(_fields(line, delimiter, own)), source, path)
     check_columns(source, names, path, delimiter)
     sniffed = _is_sniffed(source, delimiter, quote, escape)
     return Header(tuple(names), delimiter, quote, escape, length, lines, sniffed)
@@ -107,7 +107,8 @@ def check_columns(
 ) -> None:
     """Raise `UnreadableFile` if a column that must have values is missing."""
     required = [column.raw_name for column in source.contract.columns if not column.nullable]
-    missing = [name for name in required if name not in names and f"{name}=" not in path]
+    there = {*source.contract.renamed(names)}
+    missing = [name for name in required if name not in there and f"{name}=" not in path]
     if not missing:
         return
     shown = ", ".join(names[:20])
@@ -409,7 +410,7 @@ def _fields(line: bytes, delimiter: str, quote: str) -> list[str]:
 
 def _best_delimiter(source: Source, line: bytes, quote: str) -> str:
     """That which finds most of the contract's columns, or makes as many; a comma if none does."""
-    known = set(source.contract.raw_names)
+    known = {name for c in source.contract.columns for name in (c.raw_name, *c.former_names)}
 
     def score(delimiter: str) -> tuple[int, int]:
         fields = _fields(line, delimiter, quote)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -116,18 +116,40 @@ def _objects(connection: Any, source: Source, lines: pa.Table, path: str) -> pa.
     new = _keys(connection, source)
     _refuse(source, new, f"{path}: keys")
     names = [*source.contract.raw_names, *_addable(source, new)]
-    picked = ", ".join(f"doc ->> {_path(name)} AS {_quoted(name)}" for name in names)
+    former = {c.raw_name: c.former_names for c in source.contract.columns if c.former_names}
+    picked = ", ".join(f"{_picked(name, former)} AS {_quoted(name)}" for name in names)
     known = json.dumps(dict.fromkeys(names)).replace("'", "''")
     return connection.sql(f"""
         SELECT {picked}, CASE WHEN doc IS NULL THEN line
                     WHEN rest <> '{{}}' THEN rest END AS _rescued,
                CASE WHEN doc IS NULL THEN 'not a JSON object' END AS _error, _source_row
-        FROM (SELECT line, _source_row, doc, json_merge_patch(doc, '{known}')::VARCHAR AS rest
+        FROM (SELECT line, _source_row, doc, {_rest(known, former)}::VARCHAR AS rest
               FROM (SELECT line, _source_row,
                            CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT'
                                 THEN line::JSON END AS doc
                     FROM lines))
         ORDER BY _source_row""").to_arrow_table()
+
+
+def _picked(name: str, former: Mapping[str, Sequence[str]]) -> str:
+    """A key's value as text, in SQL; where it is not there, a former key's."""
+    ways = [f"doc ->> {_path(each)}" for each in (name, *former.get(name, ()))]
+    if len(ways) == 1:
+        return ways[0]
+    others = ", ".join(ways[1:])
+    return f"CASE WHEN json_exists(doc, {_path(name)}) THEN {ways[0]} ELSE coalesce({others}) END"
+
+
+def _rest(known: str, former: Mapping[str, Sequence[str]]) -> str:
+    """An object without the keys that are known, in SQL; a former one is where it is taken."""
+    rest = f"json_merge_patch(doc, '{known}')"
+    for name, others in former.items():
+        gone = json.dumps(dict.fromkeys(others)).replace("'", "''")
+        rest = (
+            f"json_merge_patch({rest}, CASE WHEN json_exists(doc, {_path(name)}) THEN '{{}}' "
+            f"ELSE '{gone}' END)"
+        )
+    return rest
 
 
 def _refuse(source: Source, unknown: Sequence[str], what: str) -> None:
@@ -145,7 +167,9 @@ def _keys(connection: Any, source: Source) -> list[str]:
         "SELECT DISTINCT unnest(json_keys(line)) AS key FROM lines "
         "WHERE json_valid(line) AND json_type(line) = 'OBJECT' ORDER BY key"
     ).fetchall()
-    return [key for (key,) in found if key not in source.contract.raw_names]
+    columns = source.contract.columns
+    known = {name for c in columns for name in (c.raw_name, *c.former_names)}
+    return [key for (key,) in found if key not in known]
 
 
 def _text(source: Source, stream: IO[bytes], path: str) -> Iterator[pa.Table]:
@@ -238,6 +262,7 @@ def typed_rows(source: Source, batches: Iterator[pa.RecordBatch], path: str) -> 
     kept = {c.raw_name for c in source.contract.columns if c.kind == "binary"}
     for batch in batches:
         try:
+            batch = batch.rename_columns(source.contract.renamed(batch.schema.names))
             if not seen:
                 check_columns(source, batch.schema.names, path)
             text = texts_of(batch, kept, seen + 1)

@@ -149,7 +149,7 @@ class _Replaying:
             kept.append(rows.filter(stays))
             looked = rows.filter(~stays)
             again = looked.with_columns(
-                *(_value(column) for column in self.contract.columns),
+                *(_value(column, self.rejects.schema.names) for column in self.contract.columns),
                 _error=pl.lit(None, pl.String),
             )
             split = splitter.split(splitter.evaluated(again))
@@ -185,7 +185,9 @@ class _Replaying:
         reasons = pl.col("_reasons").list.eval(pl.element().struct.field("expectation"))
         unique = [e.name for e in self.contract.all_expectations if e.type == UNIQUE]
         marks = [reasons.list.contains(name) for name in ("malformed_row", *unique)]
-        known = {*self.contract.raw_names, "_rescued", "_reasons", *_IDENTITY, "_ingested_at"}
+        former = [name for column in self.contract.columns for name in column.former_names]
+        known = {*self.contract.raw_names, *former, "_rescued", "_reasons", "_ingested_at"}
+        known |= {*_IDENTITY}
         marks += [pl.col(n).is_not_null() for n in self.rejects.schema.names if n not in known]
         return reduce(or_, (mark.fill_null(value=False) for mark in marks))
 
@@ -211,13 +213,16 @@ class _Replaying:
             ledger.commit(stager.finish(), transaction=transaction)
 
 
-def _value(column: Column) -> pl.Expr:
-    """A raw column, or what `_rescued` has of it: it may be new in the contract."""
-    value = pl.col(column.raw_name)
-    if column.kind == "binary" or '"' in column.raw_name or "'" in column.raw_name:
-        return value
-    rescued = pl.col("_rescued").str.json_path_match(f"$['{column.raw_name}']")
-    return pl.coalesce(value, rescued).alias(column.raw_name)
+def _value(column: Column, there: Sequence[str]) -> pl.Expr:
+    """A raw column, by a former name too, or what `_rescued` has of it: it may be new in the
+    contract.
+    """
+    names = [column.raw_name, *column.former_names]
+    ways = [pl.col(name) for name in names if name in there]
+    if column.kind != "binary":
+        plain = [name for name in names if '"' not in name and "'" not in name]
+        ways += [pl.col("_rescued").str.json_path_match(f"$['{name}']") for name in plain]
+    return pl.coalesce(ways).alias(column.raw_name)
 
 
 class _Known:

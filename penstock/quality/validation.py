@@ -294,7 +294,17 @@ class _Batch:
         size = sum(file.size_bytes for file in files)
         a_row = max(1, size // max(1, sum(file.rows for file in files)))
         chunk = max(1, min(PASS_ROWS, _PASS_BYTES // a_row))
-        for frame in bronze.stream(files, lambda rows: rows.filter(is_wanted).select(names)):
+        # Rows that came before a column was called otherwise have it under its former name.
+        renamed = [
+            pl.coalesce(column.raw_name, *there).alias(column.raw_name)
+            for column in self.contract.columns
+            if (there := [name for name in column.former_names if name in bronze.schema.names])
+        ]
+
+        def made(rows: pl.LazyFrame) -> pl.LazyFrame:
+            return rows.filter(is_wanted).with_columns(renamed).select(names)
+
+        for frame in bronze.stream(files, made):
             yield from frame.iter_slices(chunk)
 
     def _check(self, accepted: int, rejected: int) -> None:

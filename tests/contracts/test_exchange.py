@@ -64,7 +64,9 @@ _RICH = replace(
     freshness="2d",
     max_rejected=0.1,
     columns=tuple(
-        replace(column, evolution="fixed", unit="pieces") if column.name == "units" else column
+        replace(column, evolution="fixed", unit="pieces", former_names=("n", "count"))
+        if column.name == "units"
+        else column
         for column in ORDERS.columns
     ),
     expectations=(
