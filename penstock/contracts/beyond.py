@@ -77,7 +77,8 @@ def expect_column_distribution_to_be_stable(
     ----------
     against: `previous`, the batch before, or a version or tag of the table. Of a first batch it
         holds.
-    psi, js, ks: limits of which any may be passed by none; None leaves one out.
+    psi, js, ks: limits; it holds where none is passed, or chance alone passes them in one of a
+        thousand cases (chi-square), as of few rows. None leaves one out.
     """
     limits = {"psi": psi, "js": js, "ks": ks}
     given = [limit for limit in limits.values() if limit is not None]

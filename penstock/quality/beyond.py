@@ -321,6 +321,6 @@ def _stable(result: Result, frame: pl.LazyFrame, personal: set[str], past: Past)
     if moved is None:
         result.observed, result.holds = "of another type", False
         return
-    result.observed = {"psi": moved.psi, "js": moved.js, "ks": moved.ks}
+    result.observed = {"psi": moved.psi, "js": moved.js, "ks": moved.ks, "p": moved.p_value}
     result.details = {"against": found.before, "middle": list(moved.middle)}
     result.holds = not moved.has_drifted

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -237,7 +237,15 @@ def _found(found: Mapping[str, Any], *, is_hidden: bool) -> str:
         return f"{found['unexpected_count']:,} of {found['element_count']:,}"
     if is_hidden:
         return "•••"
-    return escape(json.dumps(found.get("observed_value"), ensure_ascii=False)[:60])
+    observed = found.get("observed_value")
+    if isinstance(observed, dict):
+        values = cast("dict[str, Any]", observed).items()
+        return escape(", ".join(f"{k} {_rounded(v)}" for k, v in values if v is not None)[:200])
+    return escape(json.dumps(observed, ensure_ascii=False)[:60])
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _examples(found: Mapping[str, Any]) -> str:
