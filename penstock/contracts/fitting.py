@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 _NUMBERS = ("int32", "int64", "float64")
 _TIMES = ("date", "timestamp")
 _TEXT_ONLY = ("regex", "like_pattern", "strftime", "dateutil", "json", "value_lengths")
-_OF_NUMBERS = ("_sum_to", "_stdev_to", "_z_scores_", "_outliers", "_kl_divergence_")
+_OF_NUMBERS = ("_sum_to", "_stdev_to", "_z_scores_", "_outliers")
 _OF_TIMES = ("_to_be_recent", "_to_have_no_gaps")
 _WITH_VALUES = ("min_value", "max_value", "value_set")
-_OF_VALUES = ("_values_to_be_between", "_min_to_be", "_max_to_be", "_mean_to_be", "_median_to_be")
+_OF_VALUES = {f"expect_column_{what}_to_be_between" for what in ("values", "min", "max")}
+_OF_MIDDLES = {f"expect_column_{what}_to_be_between" for what in ("mean", "median")}
 """Whose bounds are held against values of the column."""
 
 
@@ -78,7 +79,7 @@ def compared(expectation: Expectation) -> list[Any]:
     """What the values of its column are held against."""
     arguments = expectation.arguments
     found = [*arguments.get("value_set", ())]
-    if any(word in expectation.type for word in _OF_VALUES):
+    if expectation.type in _OF_VALUES:
         found += [arguments.get("min_value"), arguments.get("max_value")]
     return [value for value in found if value is not None]
 
@@ -89,15 +90,18 @@ def _fit(expectation: Expectation, name: str, kind: str) -> None:
     if is_of_text(expectation):
         wanted = "text; cast it first", ("string",)
     elif any(word in what for word in _OF_NUMBERS):
-        wanted = "a number", _NUMBERS
+        wanted = "a number", (*_NUMBERS, *_TIMES, "bool")
     elif is_of_times(expectation):
         wanted = "a time", _TIMES
-    elif "_mean_to" in what or "_median_to" in what:
-        wanted = "a number or time", (*_NUMBERS, *_TIMES)
+    elif what in _OF_MIDDLES:
+        wanted = "a number or time", (*_NUMBERS, *_TIMES, "bool")
     if wanted is not None and kind not in wanted[1]:
         raise ContractError(f"{expectation.name}: column {name} is {kind}, not {wanted[0]}")
     if expectation.kind in ("row", "column"):
         _compare(expectation, name, kind, compared(expectation))
+    if what in _OF_MIDDLES and kind in _TIMES:
+        ends = (expectation.arguments.get(key) for key in ("min_value", "max_value"))
+        _compare(expectation, name, kind, [*ends])
 
 
 def _compare(expectation: Expectation, name: str, kind: str, values: Sequence[Any]) -> None:

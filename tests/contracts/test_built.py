@@ -11,6 +11,7 @@ import pytest
 from penstock import contracts as c
 from penstock.contracts import Column, Contract, Expectation
 from penstock.errors import ContractError
+from penstock.quality.proving import prove_contract
 from tests.conftest import ORDERS
 
 
@@ -101,3 +102,23 @@ def test_a_contract_of_odd_values_is_refused(change: dict[str, Any]) -> None:
     kind, most = change.get("kind", "int64"), change.get("most")
     with pytest.raises(ContractError, match=r"is no kind|max_rejected is"):
         Contract("a/b", (Column("n", kind), Column("t", "timestamp")), "t", max_rejected=most)
+
+
+def test_what_columns_can_be_asked_is_not_refused() -> None:
+    columns = (*ORDERS.columns, Column("paid", "bool"))
+    weights = {"values": ["a", "b"], "weights": [0.5, 0.5]}
+    contract = replace(
+        ORDERS,
+        columns=columns,
+        expectations=(
+            c.expect_column_mean_to_be_between("paid", 0.1, 0.9),
+            c.expect_column_sum_to_be_between("paid", 1),
+            c.expect_column_kl_divergence_to_be_less_than("product", weights, 0.1),
+            c.expect_column_proportion_of_unique_values_to_be_between("at", 0.1),
+            c.expect_column_unique_value_count_to_be_between("product", 1, 9),
+            c.expect_column_median_to_be_between("units", 1, 9),
+            c.expect_column_values_to_not_be_outliers("at"),
+        ),
+    )
+
+    prove_contract(contract)
