@@ -134,8 +134,9 @@ def _lets_more(old: Expectation, new: Expectation) -> bool:
         return True
     for key in _LISTS & {*before} & {*after}:
         was, now = ({*map(repr, arguments[key])} for arguments in (before, after))
-        is_any = "_not_" not in old.type and before.get("match_on", "any") == "any"
-        if not (now <= was if is_any else was <= now):
+        takes_any = before.get("match_on", "any") == "any"
+        takes_any &= not any(word in old.type for word in ("_not_", "_contain_"))
+        if not (now <= was if takes_any else was <= now):
             return True
     for bound, strict, is_wider in (
         ("min_value", "strict_min", operator.lt),

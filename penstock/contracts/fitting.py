@@ -21,8 +21,8 @@ _OF_NUMBERS = ("_sum_to", "_stdev_to", "_z_scores_", "_outliers")
 _OF_TIMES = ("_to_be_recent", "_to_have_no_gaps")
 _WITH_VALUES = ("min_value", "max_value", "value_set")
 _OF_VALUES = {f"expect_column_{what}_to_be_between" for what in ("values", "min", "max")}
-_OF_MIDDLES = {f"expect_column_{what}_to_be_between" for what in ("mean", "median")}
 """Whose bounds are held against values of the column."""
+_OF_MIDDLES = {f"expect_column_{what}_to_be_between" for what in ("mean", "median")}
 
 
 def refuse_unfit(expectations: Iterable[Expectation], columns: Sequence[Column]) -> None:
