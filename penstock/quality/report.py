@@ -144,8 +144,8 @@ def _section(title: str, body: str) -> str:
 
 def _refused(batches: Sequence[Refusal]) -> str:
     return "".join(
-        f'<p class="broken">batch {each.batch} of {escape(each.source)}, '
-        f"{each.at:%Y-%m-%d %H:%M} UTC: {escape(each.why)}</p>"
+        f'<p class="broken">{each.at:%Y-%m-%d %H:%M} UTC, from {escape(each.source)}: '
+        f"{escape(each.why)}</p>"
         for each in batches
     )
 

@@ -143,7 +143,7 @@ def refuse(result: Result, where: str) -> None:
     if result.expectation.severity != "fail" or result.success:
         return
     raise BatchRefused(
-        f"{where}: {explain(result.expectation.name, result)}, which may not commit (severity "
+        f"{where}: {explain('the batch', result)}, which may not commit (severity "
         "fail). Mend the source files and run again"
     )
 
