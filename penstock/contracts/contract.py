@@ -116,6 +116,8 @@ class Contract:
                     f"{self.table}: column {column.name}: evolution is widen or fixed, not "
                     f"{column.evolution!r}"
                 )
+        if texts := [c.name for c in self.columns if isinstance(c.former_names, str)]:
+            raise ContractError(f"{self.table}: {texts[0]}: former_names is a tuple of names")
         former = [name for column in self.columns for name in column.former_names]
         if twice := sorted({n for n in former if former.count(n) > 1 or n in self.raw_names}):
             raise ContractError(
@@ -153,6 +155,12 @@ class Contract:
                     f"{self.table}: {expectation.name}: of a personal column no values are kept"
                 )
         names = [expectation.name for expectation in self.all_expectations]
+        own = {"malformed_row", *(f"{c.name}_is_{c.kind}" for c in self.columns)}
+        if taken := sorted(own & {*names}):
+            raise ContractError(
+                f"{self.table}: {', '.join(taken)}: why Penstock itself rejects rows; take another "
+                "label"
+            )
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ContractError(
                 f"{self.table}: expected twice: {', '.join(twice)}; tell them apart by a name, "

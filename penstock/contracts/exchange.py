@@ -5,7 +5,7 @@ version 3), an Arrow schema; and in JSON of their own, which has everything.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date, datetime
 from typing import Any, cast, get_args
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from penstock.contracts.contract import Column, Contract, Evolution, Kind
 from penstock.contracts.expectation import Expectation
-from penstock.contracts.fitting import with_times
+from penstock.contracts.fitting import refuse_unfit, with_times
 from penstock.errors import ContractError
 
 _ODCS = "v3.1.0"
@@ -97,30 +97,30 @@ def from_gx_suite(
     -------
     The contract, and for each reason the types of the entries that it kept out.
     """
-    found, left = list(contract.expectations), dict[str, list[str]]()
-    known = {expectation.name for expectation in contract.all_expectations}
-    said = {replace(expectation, label="") for expectation in contract.all_expectations}
-    names = {column.name for column in contract.columns}
+    found, left = list(contract.all_expectations), dict[str, list[str]]()
+    implied = len(found) - len(contract.expectations)
     for entry in entries_of(suite):
-        try:
-            expectation = _typed(Expectation.from_gx(entry), contract.columns)
-        except ContractError as error:
-            is_one = isinstance(entry, Mapping)
-            kind = str(entry.get("type") or entry.get("expectation_type")) if is_one else "entry"
-            left.setdefault(str(error), []).append(kind)
-            continue
+        _take(entry, contract.columns, found, left)
+    return replace(contract, expectations=tuple(found[implied:])), left
+
+
+def _take(
+    entry: Any, columns: Sequence[Column], found: list[Expectation], left: dict[str, list[str]]
+) -> None:
+    """Add a suite's entry to what is expected already, or to what is left out, by the reason."""
+    kind = entry.get("type") or entry.get("expectation_type") if isinstance(entry, Mapping) else ""  # pyright: ignore
+    try:
+        expectation = _typed(Expectation.from_gx(entry), columns)
+        names = {column.name for column in columns}
         if missing := [name for name in expectation.columns if name not in names]:
-            reason = f"no column {', '.join(missing)}"
-            left.setdefault(reason, []).append(expectation.type)
-        elif replace(expectation, label="") in said:
-            reason = f"{expectation.name} is expected already"
-            left.setdefault(reason, []).append(expectation.type)
-        else:
-            expectation = _told_apart(expectation, known)
-            known.add(expectation.name)
-            said.add(replace(expectation, label=""))
-            found.append(expectation)
-    return replace(contract, expectations=tuple(found)), left
+            raise ContractError(f"no column {', '.join(missing)}")
+        refuse_unfit([expectation], columns)
+        if replace(expectation, label="") in {replace(each, label="") for each in found}:
+            raise ContractError(f"{expectation.name} is expected already")
+    except ContractError as error:
+        left.setdefault(str(error), []).append(str(kind or "entry"))
+        return
+    found.append(_told_apart(expectation, {each.name for each in found}))
 
 
 def entries_of(suite: Mapping[str, Any]) -> list[Any]:
@@ -285,20 +285,33 @@ def _table(document: Mapping[str, Any], wanted: str) -> Mapping[str, Any]:
 
 def _rules(
     table: Mapping[str, Any], columns: Sequence[Column], left: dict[str, list[str]]
-) -> Iterator[Expectation]:
+) -> list[Expectation]:
     """What the document expects in Great Expectations' words; of other rules only what they are."""
-    quality = [*(table.get("quality") or ())]
+    found = list[Expectation]()
+    quality = [({}, rule) for rule in table.get("quality") or ()]
     quality += [
-        rule for each in table.get("properties") or () for rule in each.get("quality") or ()
+        ({"column": each["name"]}, rule)
+        for each in table.get("properties") or ()
+        for rule in each.get("quality") or ()
     ]
-    for rule in quality:
+    for about, rule in quality:
         if rule.get("engine") == "greatExpectations":
-            yield _typed(Expectation.from_gx(rule["implementation"]), columns)
+            entry: Any = rule["implementation"]
+            entry = json.loads(entry) if isinstance(entry, str) else entry
+            kwargs: dict[str, Any] = dict(entry.get("kwargs") or {})
+            is_named = any(key.startswith("column") for key in kwargs)
+            _take(
+                {**entry, "kwargs": kwargs if is_named else {**about, **kwargs}},
+                columns,
+                found,
+                left,
+            )
             continue
         said = rule.get("name") or rule.get("metric") or rule.get("rule") or rule.get("description")
         how = rule.get("engine") or rule.get("type") or "library"
         reason = f"quality rules of {how}; write them as expectations"
         left.setdefault(reason, []).append(str(said or rule)[:80])
+    return found
 
 
 def _owner(team: Any) -> str:
@@ -364,8 +377,8 @@ def _expectation(value: dict[str, Any]) -> Expectation:
 def _typed(expectation: Expectation, columns: Sequence[Column]) -> Expectation:
     """With texts as the times that they are, where the column has times: JSON has none."""
     kinds = {column.name: column.kind for column in columns}
-    kind = kinds.get(expectation.columns[0]) if expectation.columns else None
-    return with_times(expectation) if kind in ("timestamp", "date") else expectation
+    are_times = [kinds.get(name) in ("timestamp", "date") for name in expectation.columns]
+    return with_times(expectation, are_times) if any(are_times) else expectation
 
 
 def _property(contract: Contract, column: Column) -> dict[str, Any]:

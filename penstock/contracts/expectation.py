@@ -329,6 +329,10 @@ def _check_numbers(name: str, kind: str, arguments: Mapping[str, Any]) -> None:
         for key in ("min_value", "max_value"):
             if arguments.get(key) is not None and not _is_number(arguments[key]):
                 raise ContractError(f"{name}: {key} is a number, not {arguments[key]!r}")
+    if any(word in kind for word in ("_mean_to", "_median_to")):
+        for key in ("min_value", "max_value"):
+            if isinstance(arguments.get(key), str | bool):
+                raise ContractError(f"{name}: {key} is a number or time, not {arguments[key]!r}")
     for key in ("column_set", "column_list"):
         if key in arguments and (isinstance(arguments[key], str) or not arguments[key]):
             raise ContractError(f"{name}: {key} is a list of names, not {arguments[key]!r}")

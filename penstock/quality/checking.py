@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import polars as pl
 
 from penstock.contracts import Contract, Expectation
-from penstock.contracts.fitting import compared, is_of_text, is_of_times, with_times
+from penstock.contracts.fitting import compared, is_of_text, is_of_times, middles, with_times
 from penstock.errors import ContractError, SourceError
 from penstock.quality.beyond import NEEDS_LAKE, refuse_without_lake
 from penstock.quality.breaking import OWN
@@ -169,9 +169,7 @@ def checked(
         )
     if past is None:
         refuse_without_lake(expectations)
-    expectations = [
-        with_times(each) if _is_of_times(each, schema) else each for each in expectations
-    ]
+    expectations = [_timed(each, schema) for each in expectations]
     if nulls := _kinds_of_nulls(schema, expectations):
         casts = [pl.col(name).cast(kind) for name, kind in nulls.items()]
         frame, schema = frame.with_columns(casts), {**schema, **nulls}
@@ -193,11 +191,16 @@ def _kinds_of_nulls(
     """Types for columns of nulls alone, which have none: such as they are to be asked."""
     found = dict[str, pl.DataType]()
     for each in expectations:
-        for column in each.columns:
+        for place, column in enumerate(each.columns):
             if column in found or schema.get(column) != pl.Null:
                 continue
-            values = compared(each)
-            if is_of_text(each) or (values and isinstance(values[0], str)):
+            values = [*compared(each), *middles(each)]
+            if pairs := each.arguments.get("value_pairs_set"):
+                values = [pair[place] for pair in pairs if pair[place] is not None]
+            others = [schema[c] for c in each.columns if schema.get(c, pl.Null()) != pl.Null]
+            if others and not pairs:
+                found[column] = others[0]
+            elif is_of_text(each) or (values and isinstance(values[0], str)):
                 found[column] = pl.String()
             elif is_of_times(each) or (values and isinstance(values[0], date)):
                 found[column] = pl.Datetime("us", "UTC")
@@ -208,9 +211,10 @@ def _kinds_of_nulls(
     return found
 
 
-def _is_of_times(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> bool:
-    kind = schema.get(expectation.columns[0]) if expectation.columns else None
-    return isinstance(kind, pl.Date | pl.Datetime)
+def _timed(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> Expectation:
+    kinds = [schema.get(column) for column in expectation.columns]
+    are_times = [isinstance(kind, pl.Date | pl.Datetime) for kind in kinds]
+    return with_times(expectation, are_times) if any(are_times) else expectation
 
 
 def _came_to(result: Result) -> str:

@@ -222,6 +222,7 @@ def _timed(value: Any) -> Any:
 def _is_within(value: Any, low: Any, high: Any) -> bool:
     if value is None:
         return False
+    value, low, high = (_timed(each) for each in (value, low, high))
     return (low is None or value >= low) and (high is None or value <= high)
 
 

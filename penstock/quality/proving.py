@@ -10,12 +10,18 @@ import polars as pl
 
 from penstock.contracts import Contract, Expectation
 from penstock.contracts.conditions import looks_past_a_row
-from penstock.contracts.fitting import compared, is_of_text, is_of_times
+from penstock.contracts.fitting import compared, is_of_text, is_of_times, middles
 from penstock.errors import ContractError
 from penstock.quality.columns import measures
 from penstock.quality.compiled import broken, looked_at, read_by
 
-_REFUSALS = (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError)
+_REFUSALS = (
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+    TypeError,
+    ValueError,
+    OverflowError,
+)
 
 
 def _check_columns(
@@ -41,9 +47,11 @@ def _check_columns(
         kind, values = schema[column], compared(expectation)
         if is_of_text(expectation) and kind != pl.String:
             raise ContractError(f"{name}: column {column} is {kind}, not text; cast it first")
-        if expectation.kind in ("row", "column") and not _compares(kind, values):
+        values = values if expectation.kind in ("row", "column") else []
+        middle = [] if kind == pl.Boolean else middles(expectation)
+        if odd := [v for v in (*values, *middle) if not _compares(kind, [v])]:
             raise ContractError(
-                f"{name}: column {column} is {kind}, which {values[0]!r} can't be compared with"
+                f"{name}: column {column} is {kind}, which {odd[0]!r} can't be compared with"
             )
 
 

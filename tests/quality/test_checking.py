@@ -427,7 +427,7 @@ def test_rejects_are_not_written_over_or_into_what_is_checked(tmp_path: Path, wh
 @pytest.mark.parametrize(
     ("expectation", "says"),
     [
-        (c.expect_column_mean_to_be_between("s", 0, 1), "can't be asked of s String"),
+        (c.expect_column_stdev_to_be_between("s", 0, 1), "can't be asked of s String"),
         (c.expect_column_values_to_be_null("n", row_condition="x >"), "not SQL of one row"),
         (c.expect_column_values_to_be_null("n", row_condition="max(n) = n"), "has an aggregate"),
         (c.expect_column_values_to_be_null("n", row_condition="count(*) > 1"), "has an aggregate"),
