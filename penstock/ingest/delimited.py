@@ -106,9 +106,14 @@ def check_columns(
     source: Source, names: Sequence[str], path: str, delimiter: str | None = None
 ) -> None:
     """Raise `UnreadableFile` if a column that must have values is missing."""
-    required = [column.raw_name for column in source.contract.columns if not column.nullable]
+    required = [column for column in source.contract.columns if not column.nullable]
     there = {*source.contract.renamed(names)}
-    missing = [name for name in required if name not in there and f"{name}=" not in path]
+    missing = [
+        column.raw_name
+        for column in required
+        if column.raw_name not in there
+        and not any(f"{name}=" in path for name in (column.raw_name, *column.former_names))
+    ]
     if not missing:
         return
     shown = ", ".join(names[:20])

@@ -132,23 +132,26 @@ def _objects(connection: Any, source: Source, lines: pa.Table, path: str) -> pa.
 
 
 def _picked(name: str, former: Mapping[str, Sequence[str]]) -> str:
-    """A key's value as text, in SQL; where it is not there, a former key's."""
-    ways = [f"doc ->> {_path(each)}" for each in (name, *former.get(name, ()))]
-    if len(ways) == 1:
-        return ways[0]
-    others = ", ".join(ways[1:])
-    return f"CASE WHEN json_exists(doc, {_path(name)}) THEN {ways[0]} ELSE coalesce({others}) END"
+    """A key's value as text, in SQL; where it is not there, the first former one's that is."""
+    if name not in former:
+        return f"doc ->> {_path(name)}"
+    ways = (
+        f"WHEN json_exists(doc, {_path(each)}) THEN doc ->> {_path(each)}"
+        for each in (name, *former[name])
+    )
+    return f"CASE {' '.join(ways)} END"
 
 
 def _rest(known: str, former: Mapping[str, Sequence[str]]) -> str:
     """An object without the keys that are known, in SQL; a former one is where it is taken."""
     rest = f"json_merge_patch(doc, '{known}')"
     for name, others in former.items():
-        gone = json.dumps(dict.fromkeys(others)).replace("'", "''")
-        rest = (
-            f"json_merge_patch({rest}, CASE WHEN json_exists(doc, {_path(name)}) THEN '{{}}' "
-            f"ELSE '{gone}' END)"
+        taken = [(name, "{}"), *((other, json.dumps({other: None})) for other in others)]
+        ways = " ".join(
+            "WHEN json_exists(doc, {}) THEN '{}'".format(_path(each), gone.replace("'", "''"))
+            for each, gone in taken
         )
+        rest = f"json_merge_patch({rest}, CASE {ways} ELSE '{{}}' END)"
     return rest
 
 
@@ -167,8 +170,17 @@ def _keys(connection: Any, source: Source) -> list[str]:
         "SELECT DISTINCT unnest(json_keys(line)) AS key FROM lines "
         "WHERE json_valid(line) AND json_type(line) = 'OBJECT' ORDER BY key"
     ).fetchall()
-    columns = source.contract.columns
-    known = {name for c in columns for name in (c.raw_name, *c.former_names)}
+    known = {*source.contract.raw_names}
+    for column in source.contract.columns:
+        ahead = [column.raw_name]
+        for name in column.former_names:  # a row has it in the place of those ahead, or beside them
+            there = " OR ".join(f"json_exists(line, {_path(each)})" for each in ahead)
+            beside = connection.sql(
+                "SELECT count(*) FROM lines WHERE json_valid(line) AND "
+                f"json_exists(line, {_path(name)}) AND ({there})"
+            ).fetchall()[0][0]
+            known |= set() if beside else {name}
+            ahead.append(name)
     return [key for (key,) in found if key not in known]
 
 
@@ -302,7 +314,8 @@ def with_partitions(source: Source, table: pa.Table) -> pa.Table:
     import pyarrow.compute as pc  # 0.05 s that others don't need
 
     for column in source.contract.columns:
-        segment = re.compile(rf"(?:^|/){re.escape(column.raw_name)}=([^/]*)/")
+        names = "|".join(map(re.escape, (column.raw_name, *column.former_names)))
+        segment = re.compile(rf"(?:^|/)(?:{names})=([^/]*)/")
         found = [segment.search(path) for path in paths]
         if any(found):
             values = [_partition_value(match[1]) if match else None for match in found]

@@ -16,8 +16,10 @@ import polars as pl
 from penstock.contracts import Contract, Expectation
 from penstock.contracts.beyond import BATCH, seconds
 from penstock.errors import ContractError, TableNotFound
+from penstock.quality.compiled import SOURCE_FILE, looked_at
 from penstock.quality.on_gx import ON_GX, judge_on_gx
 from penstock.quality.results import EXAMPLES, MASK, Result
+from penstock.tables.rewrite import origin
 
 if TYPE_CHECKING:
     from penstock.lake import Lake
@@ -48,6 +50,8 @@ class Past:
     table: str
     unknown: dict[str, int] = field(default_factory=dict[str, int])
     """Raw columns that the contract doesn't know, with rows that have a value there."""
+    replaced: list[str] = field(default_factory=list[str])
+    """Source files of which the batch takes rows out."""
 
     def rows_before(self, batches: int) -> list[int]:
         """Rows of earlier batches, the newest first; those without rows are left out."""
@@ -59,14 +63,20 @@ class Past:
         rows = (note.get("rows_accepted", 0) + note.get("rows_rejected", 0) for note in notes)
         return [*islice(filter(None, rows), batches)]
 
-    def newest(self, column: str) -> datetime | None:
-        """The latest time of the table's rows before the batch."""
+    def newest(self, expectation: Expectation) -> datetime | None:
+        """The latest time of the table's rows that are there beside the batch's."""
         from penstock.tables import Table
 
+        (column,) = expectation.columns
         snapshot = Table(self.lake, self.table).snapshot_or_none()
         if snapshot is None or not snapshot.rows:
             return None
-        found = snapshot.bounds(column)[1]
+        if self.replaced or expectation.row_condition:
+            stays = ~origin(SOURCE_FILE).is_in(self.replaced) & looked_at(expectation)
+            rows = snapshot.scan().filter(stays).select(pl.col(column).max())
+            found = rows.collect(engine="streaming").item()
+        else:
+            found = snapshot.bounds(column)[1]
         if isinstance(found, date) and not isinstance(found, datetime):
             found = datetime(found.year, found.month, found.day, tzinfo=UTC)
         if isinstance(found, datetime) and found.tzinfo is None:
@@ -223,7 +233,7 @@ def judge_times(result: Result, values: Mapping[str, Any], past: Past | None) ->
     missing, gaps = int(values.get("missing") or 0), int(values.get("gaps") or 0)
     before, first = [*(values.get("before") or ())], values.get("first")
     if past is not None and first is not None:
-        newest = past.newest(expectation.columns[0])
+        newest = past.newest(expectation)
         last = first if newest is None else int(newest.timestamp() // length)
         if first - last > 1:
             missing, gaps, before = missing + first - last - 1, gaps + 1, [last, *before]

@@ -61,10 +61,11 @@ def keep_refusal(
     lake.objects.put(_key(table, source), data)
 
 
-def forget_refusal(lake: Lake, table: str, source: str) -> None:
-    """A batch of the source has committed."""
+def forget_refusal(lake: Lake, table: str, source: str, committed: int) -> None:
+    """Forget the source's, if its batch has committed by now."""
     key = _key(table, source)
-    if lake.objects.get_or_none(key) is not None:
+    data = lake.objects.get_or_none(key)
+    if data is not None and json.loads(data)["batch"] <= committed:
         lake.objects.delete([key])
 
 

@@ -97,11 +97,17 @@ def validate(lake: Lake, source: Source) -> Validation:
         tables = Tables(accepted, *open_others(lake, contract))
         ledger = scan_ledger(lake, source, mend_ledger(lake, source, bronze))
         files = ledger.filter(pl.col("batch") <= newest).collect().sort("batch", "file")
-        for number in range(done + 1, newest + 1):
-            tables = tables if number == done + 1 else tables.advanced()
-            transaction = Transaction(application, number)
-            run.version = _validate_batch(bronze, source, transaction, files, tables, run)
-        forget_refusal(lake, contract.table, source.table)
+        first = done + 1
+        try:
+            for number in range(first, newest + 1):
+                tables = tables if number == first else tables.advanced()
+                transaction = Transaction(application, number)
+                run.version = _validate_batch(bronze, source, transaction, files, tables, run)
+                done = number
+        finally:
+            forget_refusal(lake, contract.table, source.table, done)
+    else:  # perhaps a run was killed just before it
+        forget_refusal(lake, contract.table, source.table, done)
     return run
 
 
@@ -233,6 +239,7 @@ class _Batch:
             try:
                 self._check(good.rows, bad.rows)
                 good_files = good.finish()
+                self.past.replaced = self.files.filter(pl.col("replaces"))["file"].to_list()
                 self._check_columns(good_files)
             except BatchRefused as refused:
                 raise self._kept(refused) from None

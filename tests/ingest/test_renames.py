@@ -100,3 +100,38 @@ def test_names_are_told_by_what_is_there() -> None:
     assert contract.renamed(["t", "o", "m"]) == ["t", "o", "n"]
     assert contract.renamed(["m", "n"]) == ["m", "n"]
     assert pl.DataFrame(pl.from_arrow(contract.arrow_schema().empty_table())).columns == ["n", "t"]
+
+
+@pytest.mark.parametrize("policy", ["rescue", "add", "fail"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_former_name_beside_the_one_of_now_is_another_column(
+    shop: Shop, policy: Any, form: str
+) -> None:
+    columns = (
+        Column("t", "timestamp"),
+        Column("n", "string", former_names=("m", "o")),
+    )
+    shop = shop.with_source(contract=Contract("a/b", columns, "t", unknown_columns=policy))
+    row = {"t": "2024-01-01", "m": "1", "o": "2"}
+    text = ",".join(row) + "\n" + ",".join(row.values()) if form == "csv" else json.dumps(row)
+    (shop.raw / f"a.{form}").write_text(text + "\n")
+
+    report = ingest(shop.lake, shop.source)
+
+    if policy == "fail":
+        assert "not in the contract: o" in report.failed[f"a.{form}"]
+        return
+    (found,) = shop.rows("shop/orders_raw").to_dicts()
+    assert found["n"] == "1"
+    assert (found["o"] if policy == "add" else json.loads(found["_rescued"])["o"]) == "2"
+
+
+def test_a_path_may_name_a_column_as_it_was_called(shop: Shop) -> None:
+    columns = (Column("t", "timestamp"), Column("n", "int32", nullable=False, former_names=("m",)))
+    shop = shop.with_source(contract=Contract("shop/orders", columns, "t"))
+    (shop.raw / "m=3").mkdir()
+    (shop.raw / "m=3" / "x.csv").write_text("t\n2024-01-01\n")
+    ingest(shop.lake, shop.source)
+    validate(shop.lake, shop.source)
+
+    assert shop.rows("shop/orders")["n"].to_list() == [3]

@@ -296,3 +296,18 @@ def test_gaps_between_batches(shop: Shop) -> None:
 
     assert [missing for missing, _ in found] == [0, 0, 2, 0, 0]
     assert found[2][1] == ["2024-03-03T00:00:00+00:00"]
+
+
+def test_gaps_are_between_rows_that_stay_and_are_looked_at(shop: Shop) -> None:
+    gaps = c.expect_column_values_to_have_no_gaps("at", "1d", row_condition="units > 1")
+    shop = _with(shop, gaps)
+    shop.write("a.csv", order(1, at="2024-03-01 10:00:00"))
+    shop.write("b.csv", order(2, units=1, at="2024-03-04 10:00:00"))
+    assert _of(_run(shop), gaps.type).observed == 0
+    shop.write("c.csv", order(3, at="2024-03-05 10:00:00"))
+    assert _of(_run(shop), gaps.type).observed == 3
+
+    shop.write("a.csv", order(1, at="2024-03-09 10:00:00"))
+    shop.write("c.csv", order(3, at="2024-03-10 10:00:00"))
+
+    assert _of(_run(shop), gaps.type).observed == 0

@@ -206,6 +206,26 @@ def test_a_refused_batch_is_told_by_rows_until_it_commits(
     assert refused_batches(shop.lake, "shop/orders") == []
 
 
+def test_a_refusal_is_forgotten_whenever_its_batch_has_committed(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = _with(shop, expect_column_values_to_be_between("units", 1, severity="fail"))
+    shop.write("a.csv", order(3, units=-7))
+    ingest(shop.lake, shop.source)
+    with pytest.raises(BatchRefused):
+        validate(shop.lake, shop.source)
+    shop.write("a.csv", order(3))
+    ingest(shop.lake, shop.source)
+    with monkeypatch.context() as killed:
+        killed.setattr("penstock.quality.validation.forget_refusal", lambda *_: None)
+        validate(shop.lake, shop.source)
+    assert len(refused_batches(shop.lake, "shop/orders")) == 1
+
+    validate(shop.lake, shop.source)
+
+    assert refused_batches(shop.lake, "shop/orders") == []
+
+
 def test_severity_fail_is_mended_by_a_new_state_of_the_file(shop: Shop) -> None:
     shop = _with(shop, expect_column_values_to_be_between("units", 1, severity="fail"))
     shop.write("a.csv", order(1, units=0))
