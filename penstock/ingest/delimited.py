@@ -346,7 +346,7 @@ def _header_line(head: bytes, path: str) -> tuple[bytes, int, int]:
     lines = 1
     while not line.strip():
         if length >= len(head):
-            raise UnreadableFile(f"{path}: it has blank lines and no other")
+            raise UnreadableFile(f"{path}: its first {lines:,} lines are blank; take them out")
         line, more = _first_line(head[length:])
         length, lines = length + more, lines + 1
     return line, length, lines

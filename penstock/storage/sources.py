@@ -27,7 +27,7 @@ _IN_FLIGHT = 32
 _HIDDEN = r"(?:[._][^/]*$|\.(?:[^/.]|\.[^/])[^/]*/|_[^/=]*/)"
 """A name that begins with a dot or an underscore, as those of files that are still being written,
 and of what is kept beside data, do; a folder `_day=1` is a partition."""
-_NAMES_HIDDEN = re.compile(r"(?:^|/)(?:\{(?:[^/}]*,)?)?[._]")
+_NAMES_HIDDEN = re.compile(r"(?:^|/)(?:\{(?:[^/}]*,)?)?(?:[._]|\[[^/\]!]*[._])")
 _HELD = 100_000
 """Files of a listing that are held before those that are known already are left out."""
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
@@ -28,6 +30,10 @@ CHANGE_FEED = "delta.enableChangeDataFeed"
 KIND, VERSION, TIME = CHANGES = ("_change_type", "_commit_version", "_commit_timestamp")
 """Columns of a change feed besides the table's."""
 _PLACE = "__penstock_place"
+_TOGETHER = 64
+"""Files of a version that are read as one, so that small ones take little time each."""
+_ASKED = 16
+"""Files at once, of which it is asked whether they are there."""
 _TIME = pl.Datetime("us", "UTC")
 
 
@@ -71,14 +77,18 @@ class ChangeFeed:
                     "versions before it, or those after it was turned on again"
                 )
             at = _committed_at(actions)
-            for rows in self._changes(actions, version):
+
+            def whole(rows: pl.LazyFrame, number: int = version, at: pl.Expr = at) -> pl.LazyFrame:
                 known = set(rows.collect_schema())
-                here = rows.with_columns(pl.lit(version).alias(VERSION), at.alias(TIME))
+                here = rows.with_columns(pl.lit(number).alias(VERSION), at.alias(TIME))
                 lacking = [pl.lit(None).alias(name) for name in schema.names if name not in known]
-                whole = here.with_columns(lacking).select(
+                return here.with_columns(lacking).select(
                     pl.col(name).cast(kind) for name, kind in kinds.items()
                 )
-                for frame in whole.collect_batches(maintain_order=True):
+
+            each = map(whole, self._changes(actions, version))
+            while some := [*islice(each, _TOGETHER)]:
+                for frame in pl.concat(some).collect_batches(maintain_order=True):
                     stored = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
                     yield from stored.cast(told).to_batches()
 
@@ -107,7 +117,9 @@ class ChangeFeed:
 
     def _check_there(self, files: list[dict[str, Any]], version: int) -> None:
         keys = [f"{self.key}/{unquote(file['path'])}" for file in files]
-        gone = [key for key in keys if not self.objects.exists(key)]
+        with ThreadPoolExecutor(_ASKED, thread_name_prefix="penstock-feed") as pool:
+            there = [*pool.map(self.objects.exists, keys)]
+        gone = [key for key, is_there in zip(keys, there, strict=True) if not is_there]
         if gone:
             raise LakeError(
                 f"{self.name}: what version {version} changed is not to be found: {len(gone):,} of "

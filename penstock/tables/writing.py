@@ -6,7 +6,7 @@ What changes rows that are there copies the data files that hold them (copy on w
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import polars as pl
@@ -205,7 +205,9 @@ def expression_of(predicate: Predicate, schema: pl.Schema, what: str) -> pl.Expr
     with evaluating(what):
         expression = pl.sql_expr(predicate) if isinstance(predicate, str) else predicate
         expression = expression.fill_null(value=False)
-        pl.DataFrame(schema=schema).filter(expression)
+        # A Python function may take no rows amiss.
+        with suppress(IndexError, KeyError, TypeError, ValueError):
+            pl.DataFrame(schema=schema).filter(expression)
     return expression
 
 

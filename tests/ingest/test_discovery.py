@@ -238,6 +238,7 @@ _HIDDEN = [
         ("**/*{.csv,.json}", ["_day=1/b.csv", "a/b_.c.csv"]),
         ("**/_*", ["_SUCCESS", "_x=1", "a/_tmp.csv"]),
         ("_temporary/**/*.csv", ["_temporary/0/b.csv"]),
+        ("a/[_]tmp.csv", ["a/_tmp.csv"]),
         ("{a,.x=1}/*", [".x=1/b.csv", "a/_tmp.csv", "a/b_.c.csv"]),
     ],
 )

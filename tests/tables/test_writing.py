@@ -454,3 +454,12 @@ def test_a_column_that_only_says_what_goes_stays_outside(
     assert all("gone" not in batch.schema.names for batch in changes(table, begun))
     upsert(Table(lake, "shop/made"), rows, ["id"], delete_where="price > 5")
     assert Table(lake, "shop/made").snapshot().schema.names == rows.columns
+
+
+def test_a_predicate_of_pythons_may_take_no_rows_amiss(lake: Lake) -> None:
+    table = Table(lake, "shop/t")
+    append(table, pl.DataFrame({"id": [1, 2], "v": ["a", "b"]}))
+    first = pl.col("v").map_batches(lambda s: s == s[0], return_dtype=pl.Boolean)
+
+    assert delete(table, first).rows_deleted == 1
+    assert table.snapshot().scan().collect()["id"].to_list() == [2]
