@@ -27,6 +27,7 @@ Kind = Literal[
     "constant",
     "nulls_differ",
     "leakage",
+    "tells_time",
     "label_balance",
     "group_overlap",
     "duplicates",
@@ -72,6 +73,7 @@ def inspect(
     features: Sequence[str],
     label: str,
     split: str = "split",
+    time: str = "",
     groups: Sequence[str] = (),
     texts: Sequence[str] = (),
     images: Sequence[str] = (),
@@ -85,6 +87,7 @@ def inspect(
     frame: a row a sample, with its split; the one called `train` is what others are held against.
     features: numeric columns.
     label: a number, or text.
+    time: when each row was; features that tell it are looked for.
     groups: keys that no two splits may share.
     texts, images: columns in which near-duplicates across splits are looked for; images are bytes.
     sample: rows in which leakage and duplicates are looked for.
@@ -95,7 +98,7 @@ def inspect(
     ContractError: a column isn't there.
     """
     features, frame = list(dict.fromkeys(features)), frame.lazy()
-    _check_types(frame.collect_schema(), features, label, split, groups, texts, images)
+    _check_types(frame.collect_schema(), features, label, split, time, groups, texts, images)
     frame = frame.with_columns(pl.col(split).cast(pl.String)).filter(pl.col(split).is_not_null())
     if frame.collect_schema()[label].is_float():
         frame = frame.with_columns(pl.col(label).fill_nan(None))
@@ -109,10 +112,13 @@ def inspect(
         )
     total = sum(count["rows"] for count in counts.values())
     few = _sampled(frame, total, sample)
-    values = few.select(_ROW, *dict.fromkeys([split, label, *features, *texts]))
+    whens = [time] if time else []
+    values = few.select(_ROW, *dict.fromkeys([split, label, *whens, *features, *texts]))
     # Train first: of many equal rows each is held beside the first one.
     rows = values.collect(engine="streaming").sort(pl.col(split) != _TRAIN, maintain_order=True)
     found += _leakage(rows.filter(pl.col(split) == _TRAIN), features, label, schema)
+    if time:
+        found += _tells_time(rows, features, time)
     for group in groups:
         found += _shared_groups(frame, group, split)
     found += _duplicates(rows, [*features, *texts], split)
@@ -141,18 +147,21 @@ def _check_types(
     features: Sequence[str],
     label: str,
     split: str,
+    time: str,
     groups: Sequence[str],
     texts: Sequence[str],
     images: Sequence[str],
 ) -> None:
     """Raise `ContractError` where a column isn't there, or not what it is to be."""
-    wanted = [*features, label, split, *groups, *texts, *images]
+    whens = [time] if time else []
+    wanted = [*features, label, split, *whens, *groups, *texts, *images]
     if missing := [name for name in wanted if name not in schema]:
         raise ContractError(f"no column {', '.join(missing)}; there are {', '.join(schema)}"[:2000])
     for names, what, is_one in (
         (features, "a number", lambda kind: kind.is_numeric() or kind == pl.Boolean),
         (texts, "text", lambda kind: kind in (pl.String, pl.Categorical, pl.Enum)),
         (images, "bytes", lambda kind: kind == pl.Binary),
+        (whens, "a time", lambda kind: kind in (pl.Datetime, pl.Date)),
         ([label], "a number or text", lambda kind: not kind.is_nested() and kind != pl.Binary),
         ([split], "text", lambda kind: not kind.is_nested() and kind != pl.Binary),
     ):
@@ -286,6 +295,22 @@ def _leakage(
                 _TRAIN,
                 told,
                 f"{name} alone tells {told:.1%} of {label}: is it known at that time?",
+            )
+
+
+def _tells_time(rows: pl.DataFrame, features: Sequence[str], time: str) -> Iterator[Finding]:
+    """Features such as counters and dates: what they say of the past says nothing of the future."""
+    when = rows[time].cast(pl.Datetime("us")).to_physical().cast(pl.Float64).to_numpy()
+    for name in features:
+        told = correlation_ratio(rows[name].cast(pl.Float64).to_numpy(), when)
+        if told >= _TELLING:
+            yield Finding(
+                "tells_time",
+                name,
+                _TRAIN,
+                told,
+                f"{name} alone tells {told:.1%} of {time}: in the future it has values that no "
+                "model has seen",
             )
 
 

@@ -91,6 +91,7 @@ def _warnings(spec: TrainingSet, snapshot: Snapshot) -> list[dict[str, Any]]:
         features=_numbers(spec, snapshot),
         label=LABEL,
         split=SPLIT,
+        time=TIME,
         groups=split.by if isinstance(split, GroupSplit) else (),
         texts=_texts(spec, snapshot),
     )

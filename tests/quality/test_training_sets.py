@@ -75,6 +75,23 @@ def test_leaks_are_found_whatever_their_form() -> None:
     }
 
 
+def test_features_that_tell_the_time() -> None:
+    days = np.arange(_ROWS) // 10
+    frame = _frame(
+        noise=_RNG.normal(size=_ROWS), counter=np.arange(_ROWS) * 1.0, weekday=days % 7 * 1.0
+    ).with_columns(at=pl.Series(np.datetime64("2024-01-01T00:00:00", "us") + days * 86_400_000_000))
+
+    names = ("noise", "counter", "weekday")
+
+    assert _found(frame, *names, time="at").keys() == {"tells_time:counter:train"}
+    assert _found(frame.with_columns(pl.col("at").dt.date()), *names, time="at").keys() == {
+        "tells_time:counter:train"
+    }
+    assert _found(frame, *names) == {}
+    with pytest.raises(ContractError, match="column noise is Float64, not a time"):
+        _found(frame, time="noise")
+
+
 @given(st.integers(0, 10_000))
 @settings(max_examples=25, deadline=None)
 def test_chance_tells_little(seed: int) -> None:
