@@ -94,7 +94,7 @@ def test_blank_lines_before_a_header_are_passed_over(
     assert raw["id"].to_list() == ["o1", "o2", "o3"]
     assert raw["_source_row"].to_list() == [1, 2, 1]
     assert sorted(report.failed) == ["blank.csv", "open.csv"]
-    assert report.failed["blank.csv"] == "blank.csv: it has blank lines and no other"
+    assert report.failed["blank.csv"] == "blank.csv: its first 2 lines are blank; take them out"
     assert "about line 4" in report.failed["open.csv"]
 
 
