@@ -7,6 +7,7 @@ import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -252,14 +253,19 @@ def test_hidden_files_are_left_alone_unless_the_pattern_names_them(
     assert SourceFolder(str(tmp_path)).list(pattern)["path"].to_list() == matched
 
 
-def test_a_bucket_is_a_folder_as_any(
-    shop: Shop, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty bucket, whose server the environment names."""
     import boto3
 
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    bucket = boto3.resource("s3", endpoint_url=s3_server.endpoint).Bucket(s3_server.new_bucket())
+    return boto3.resource("s3", endpoint_url=s3_server.endpoint).Bucket(s3_server.new_bucket())
+
+
+def test_a_bucket_is_a_folder_as_any(
+    shop: Shop, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = _bucket(s3_server, monkeypatch)
     for number in range(3):
         body = shop.write_orders("x.csv", 4, first=10 * number).read_bytes()
         bucket.put_object(Key=f"raw/dt=2024-03-0{number + 1}/a b%.csv", Body=body)
@@ -280,11 +286,7 @@ def test_a_bucket_is_a_folder_as_any(
 def test_a_key_that_is_no_path_stops_no_other(
     shop: Shop, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import boto3
-
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
-    bucket = boto3.resource("s3", endpoint_url=s3_server.endpoint).Bucket(s3_server.new_bucket())
+    bucket = _bucket(s3_server, monkeypatch)
     body = shop.write_orders("x.csv", 4).read_bytes()
     odd = ["/b.csv", "c//d.csv", "e/../f.csv"]
     for key in ["a.csv", *odd, "x/y.csv"]:
@@ -302,11 +304,7 @@ def test_a_key_that_is_no_path_stops_no_other(
 def test_a_key_with_a_control_character_is_recorded_once_and_stops_no_other(
     shop: Shop, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import boto3
-
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
-    bucket = boto3.resource("s3", endpoint_url=s3_server.endpoint).Bucket(s3_server.new_bucket())
+    bucket = _bucket(s3_server, monkeypatch)
     body = shop.write_orders("x.csv", 4).read_bytes()
     odd = ["ctl\x01.csv", "del\x7f.csv"]
     for key in ["a.csv", 'b*"<|>^[`é.csv', *odd]:
