@@ -10,9 +10,8 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Protocol, TypeVar
 
 from penstock.errors import PenstockError
@@ -59,6 +58,9 @@ class Processes:
 
     def run(self, task: Callable[[T], R], arguments: Iterable[T]) -> Iterator[R]:
         """See `Engine`."""
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+
         with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
             yield from _in_order(pool, self.workers, task, arguments)
 

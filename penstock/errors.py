@@ -23,7 +23,6 @@ Messages say what was wrong, where, and what to do. None ever holds a credential
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -138,6 +137,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("retail/demnad", ["retail/demand", "news/topics"])
     ' Did you mean retail/demand?'
     """
+    import difflib  # seldom needed, as is what else is imported within functions
+
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -406,11 +407,13 @@ def _fits(text: bytes, delimiter: str, quote: str, escape: str) -> bool:
     return whole.match(text) is not None
 
 
-def _fields(line: bytes, delimiter: str, quote: str) -> list[str]:
+@lru_cache(maxsize=8)  # most files of a source have the same first line
+def _fields(line: bytes, delimiter: str, quote: str) -> tuple[str, ...]:
     text = io.StringIO(line.decode(errors="replace"))
     quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     csv.field_size_limit(1 << 30)
-    return next(csv.reader(text, delimiter=delimiter, quotechar=quote or None, quoting=quoting), [])
+    found = csv.reader(text, delimiter=delimiter, quotechar=quote or None, quoting=quoting)
+    return tuple(next(found, ()))
 
 
 def _best_delimiter(source: Source, line: bytes, quote: str) -> str:

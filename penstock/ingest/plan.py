@@ -49,6 +49,8 @@ class Plan:
     files: tuple[PlannedFile, ...]
     is_resumed: bool = False
     """Whether it was there already: another run is at work on it, or died."""
+    is_last: bool = False
+    """Whether nothing that is new in the listing is left to other batches."""
 
     def to_parquet(self) -> bytes:
         """As kept in the lake."""
@@ -108,11 +110,12 @@ def plan_batch(
         new = new_files(source, listing, ledger, is_retry=is_retry, gone=gone)
         if tried:
             new = new.filter(~pl.col("path").is_in(list(tried)))
-        new = _of_one_batch(source, new, min(max_files or source.max_files, source.max_files))
-        if new.is_empty():
+        some = _of_one_batch(source, new, min(max_files or source.max_files, source.max_files))
+        if some.is_empty():
             return None
-        files = tuple(PlannedFile(*row) for row in new.rows())
-        plan = Plan(batch, folder.identity, datetime.now(UTC), files)
+        files = tuple(PlannedFile(*row) for row in some.rows())
+        is_last = some.height == new.height
+        plan = Plan(batch, folder.identity, datetime.now(UTC), files, is_last=is_last)
         if lake.objects.put_if_absent(key, plan.to_parquet()):
             return plan
         found = lake.objects.get(key)

@@ -14,6 +14,7 @@ import struct
 import sys
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ _ODD_CONTENT = (
 """What readers raise at content that is not as it should be."""
 _MEDIA_BYTES = 32 << 20
 """Of binary files, that become rows at once."""
+_PARSED_BYTES = 4 << 20
+"""Of CSV files, that are parsed at once: the next ones use the same memory, which is in caches."""
 _TEXTS = ("csv", "jsonl", "json", "text")
 
 
@@ -78,6 +81,7 @@ def read_small(
     for each file.
     """
     groups: dict[Header, list[_Member]] = {}
+    sizes = Counter[Header]()
     paths = [file.path for file in files]
     media_files, held = list[Sighted](), 0
     for file, got in zip(files, folder.fetch(paths), strict=True):
@@ -105,10 +109,15 @@ def read_small(
                     continue
                 check_text(text, file.path)
                 header = delimited.header_of(source, head_of(text), file.path)
-            rows = memoryview(text)[header.length_bytes :]
-            groups.setdefault(header, []).append((file, rows, found))
         except UnreadableFile as error:
             yield failed(file, error)
+            continue
+        rows = memoryview(text)[header.length_bytes :]
+        groups.setdefault(header, []).append((file, rows, found))
+        sizes[header] += len(rows)
+        if sizes[header] >= _PARSED_BYTES:
+            del sizes[header]
+            yield from _together(source, header, groups.pop(header))
     if media_files:
         yield from _sighted(source, folder, media_files)
     for header, texts in groups.items():

@@ -33,11 +33,16 @@ from penstock.ingest.upstream import Upstream, UpstreamSource
 from penstock.lake import Lake
 from penstock.storage.sources import SourceFolder
 from penstock.tables import StagedFile, Stager, Table
-from penstock.tables.staging import FILE_BYTES, discard
+from penstock.tables.staging import FILE_BYTES, ROW_GROUP_ROWS, discard
 
 TASK_BYTES = 16 << 20
-"""Source bytes of small files that are read together."""
+"""Source bytes of small files that are read together; fewer where workers would wait for one."""
+_FEWEST_BYTES = 4 << 20
 _TASK_FILES = 4000
+_TASKS = 4
+"""A worker, so that none has much left to do when the others are done."""
+_HELD_BYTES = 32 << 20
+"""Of rows, as Arrow has them, that wait for others to fill a row group with."""
 _LINEAGE = ("_source_file", "_source_row", "_ingested_at", "_batch")
 _WORKERS = min(8, max(2, os.cpu_count() or 1))
 
@@ -95,11 +100,14 @@ def read_all(lake: Lake, source: Source, plan: Plan, reporter: Reporter, watch: 
     suspects = watch.suspects
     first = {file.path for group in suspects for file in group}
     apart = first | {result.file.path for result in known}
-    tasks = deque(_tasks(source, [file for file in plan.files if file.path not in apart]))
-    workers = [
-        Worker(lake, source, folder, plan, reporter, watch)
-        for _ in range(max(1, min(_WORKERS, len(tasks))))
-    ]
+    rest = [file for file in plan.files if file.path not in apart]
+    tasks = deque(_tasks(source, rest))
+    # As many as fill files of their own.
+    count = max(1, min(_WORKERS, len(tasks)))
+    workers = [Worker(lake, source, folder, plan, reporter, watch) for _ in range(count)]
+    if count > 1 and not isinstance(folder, Upstream) and folder.is_local:
+        share = sum(file.size_bytes for file in rest) // (_TASKS * count)
+        tasks = deque(_tasks(source, rest, max(_FEWEST_BYTES, min(TASK_BYTES, share))))
     staged: list[StagedFile] = []
     with ThreadPoolExecutor(len(workers), thread_name_prefix="penstock-ingest") as pool:
         alone = deque(task for group in suspects for task in _tasks(source, group))
@@ -134,7 +142,9 @@ def _without_reading(file: PlannedFile) -> FileResult | None:
     return FileResult(file, "removed") if file.action == "remove" else None
 
 
-def _tasks(source: Source, files: Sequence[PlannedFile]) -> Iterator[list[PlannedFile]]:
+def _tasks(
+    source: Source, files: Sequence[PlannedFile], size_bytes: int = TASK_BYTES
+) -> Iterator[list[PlannedFile]]:
     """Files in order: small ones together, each large one alone."""
     task: list[PlannedFile] = []
     held = 0
@@ -144,7 +154,7 @@ def _tasks(source: Source, files: Sequence[PlannedFile]) -> Iterator[list[Planne
             continue
         task.append(file)
         held += file.size_bytes
-        if held >= TASK_BYTES or len(task) == _TASK_FILES:
+        if held >= size_bytes or len(task) == _TASK_FILES:
             yield task
             task, held = [], 0
     if task:
@@ -175,6 +185,8 @@ class Worker:
         self._key = Table(lake, source.table).key
         self._shared: dict[pa.Schema, Stager] = {}
         """By schema: files with columns that others lack lie in Parquet files of their own."""
+        self._held: dict[pa.Schema, list[pa.Table]] = {}
+        self._held_bytes = 0
         # Of text as it came, bounds tell readers little, and take a fifth of the writing.
         contract = source.contract
         self._bounded = [*_LINEAGE, contract.column(contract.event_time).raw_name]
@@ -199,6 +211,7 @@ class Worker:
                         self._large(files[0])
                     else:
                         self._small(files)
+            self._write_all_held()
             self.staged += [file for stager in self._shared.values() for file in stager.finish()]
             self._shared = {}
         except BaseException:
@@ -219,9 +232,28 @@ class Worker:
                     self._done(found)
                 case TooLarge():
                     self._large(found.file)
-                case _:  # in one call, so that each file's rows lie in one Parquet file
+                case _:
                     self.rescued += _rescued(found)
-                    self._stager(found).write(self._complete(found))
+                    self._hold(self._complete(found))
+
+    def _hold(self, table: pa.Table) -> None:
+        """Write rows when there is a row group of them, each file's into one Parquet file."""
+        held = self._held.get(table.schema, [])
+        if held and sum(map(len, held)) + len(table) > ROW_GROUP_ROWS:
+            self._write_held(table.schema)
+        self._held.setdefault(table.schema, []).append(table)
+        self._held_bytes += table.nbytes
+        if self._held_bytes > _HELD_BYTES:
+            self._write_all_held()
+
+    def _write_held(self, schema: pa.Schema) -> None:
+        table = pa.concat_tables(self._held.pop(schema))
+        self._held_bytes -= table.nbytes
+        self._stager(table).write(table.unify_dictionaries())
+
+    def _write_all_held(self) -> None:
+        for schema in list(self._held):
+            self._write_held(schema)
 
     def _large(self, file: PlannedFile) -> None:
         """A damaged file shows it only at its end, so its rows go into Parquet files of their own,

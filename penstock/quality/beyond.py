@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -256,6 +255,8 @@ def judge_table(result: Result, rows: int, past: Past | None) -> bool:
         return True
     low, high, over = (expectation.arguments[key] for key in ("min_ratio", "max_ratio", "over"))
     before = past.rows_before(over)
+    from statistics import median
+
     usual = median(before) if before else 0
     # A batch that only takes rows out, as where a file was emptied, says nothing.
     result.observed = rows / usual if usual and rows else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import polars as pl
@@ -101,10 +102,13 @@ def open_others(lake: Lake, contract: Contract) -> tuple[Snapshot, Snapshot]:
         for c in contract.columns
     ]
     rest = [pa.field("_rescued", pa.string()), pa.field("_reasons", pa.list_(reason))]
-    rejects = Table(lake, rejects_name(contract.table)).create(
-        pa.schema([*raw, *rest, *_TIMES]), description=f"Rows that broke {contract.table}"
-    )
-    ledger = Table(lake, ledger_name(contract.table)).create(
-        LEDGER, description=f"Rows accepted and rejected, by source file, of {contract.table}"
-    )
-    return rejects, ledger
+    with ThreadPoolExecutor(1) as pool:  # a few round trips each
+        rejects = pool.submit(
+            Table(lake, rejects_name(contract.table)).create,
+            pa.schema([*raw, *rest, *_TIMES]),
+            description=f"Rows that broke {contract.table}",
+        )
+        ledger = Table(lake, ledger_name(contract.table)).create(
+            LEDGER, description=f"Rows accepted and rejected, by source file, of {contract.table}"
+        )
+        return rejects.result(), ledger

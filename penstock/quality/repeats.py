@@ -8,7 +8,7 @@ and one bit of each row is kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,8 @@ LONG = 1 << 20
 """Rows of a file, from which on they are looked at ahead."""
 _HELD = 1 << 19
 """Rows held before they spill, of 24 bytes each."""
+_SLOT_BITS = 20
+"""Slots that fit into a core's cache, of 4 bytes each."""
 _HERE = "here"
 
 
@@ -44,11 +46,19 @@ class Repeats:
         self._ahead.add(keys)
 
     def prepared(self, chunk: pl.DataFrame) -> pl.DataFrame:
-        """The rows' keys, their files, and which equal an earlier one of the chunk."""
-        if self._ahead is not None:
+        """The rows' keys, their files, and which equal an earlier one of the chunk.
+
+        The second half of a key is null where no other chunk can have the row's file.
+        """
+        if self._ahead is not None or chunk.is_empty():
             return chunk.select(SOURCE_FILE)
-        keys = self.keys(chunk)
-        return keys.with_columns(chunk[SOURCE_FILE], _repeated(keys).alias(_HERE))
+        compared, files = chunk.select(self.columns), chunk[SOURCE_FILE]
+        a = compared.hash_rows(1)
+        repeated = _repeated(a, lambda rows: compared[rows].hash_rows(2))
+        shared = ((files == files[0]) | (files == files[-1])).arg_true()
+        b = pl.Series([None], dtype=pl.UInt64).new_from_index(0, chunk.height)
+        b = b.scatter(shared, compared[shared].hash_rows(2))
+        return pl.DataFrame({"a": a, "b": b, SOURCE_FILE: files, _HERE: repeated})
 
     def mark(self, prepared: pl.DataFrame) -> pl.Series:
         """Whether each row of a chunk equals an earlier one of its file; nulls are equal."""
@@ -116,7 +126,8 @@ class _Ahead:
             self._held = []
             for part in parts:  # with equal keys in the order of their rows
                 a, b, places = (np.ascontiguousarray(part[:, at]) for at in range(3))
-                found[places[_repeated(pl.DataFrame({"a": a, "b": b})).to_numpy()]] = True
+                repeated = _repeated(pl.Series(a), lambda rows, b=b: pl.Series(b[rows.to_numpy()]))
+                found[places[repeated.to_numpy()]] = True
         finally:
             self._spilled.delete()
         return np.packbits(found)
@@ -131,9 +142,33 @@ class _Ahead:
             self._spilled.put(rows, rows[:, 0])
 
 
-def _repeated(keys: pl.DataFrame) -> pl.Series:
-    """Which equal an earlier one: by one half first, which leaves few rows to compare by both."""
-    rows = keys["a"].is_duplicated().arg_true()
-    few = keys[rows].select(~pl.struct("a", "b").is_first_distinct()).to_series()
-    repeated = pl.Series(np.zeros(keys.height, np.bool_))
-    return repeated.scatter(rows, few) if len(rows) else repeated
+def _repeated(a: pl.Series, b: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """Which equal an earlier one: by some bits of one half first, then by all of them, which leaves
+    few rows to compare by both.
+
+    Parameters
+    ----------
+    a, b: the halves of the rows' keys, the second of some rows by their numbers.
+    """
+    rows = _alike(a.to_numpy())
+    rows = rows.filter(a[rows].is_duplicated())
+    repeated = pl.Series(np.zeros(len(a), np.bool_))
+    if not len(rows):
+        return repeated
+    keys = pl.DataFrame({"a": a[rows], "b": b(rows)})
+    return repeated.scatter(rows, keys.select(~pl.struct("a", "b").is_first_distinct()).to_series())
+
+
+def _alike(keys: NDArray[np.uint64]) -> pl.Series:
+    """The numbers of rows whose lowest bits another row has too: all equal ones, and few others.
+
+    A number is written into a row's slot, and is there no more where another was written later.
+    """
+    bits = min(_SLOT_BITS, len(keys).bit_length() + 3)
+    slots = (keys & np.uint64((1 << bits) - 1)).astype(np.uint32)
+    rows = np.arange(len(keys), dtype=np.uint32)
+    last = np.empty(1 << bits, np.uint32)
+    last[slots] = rows
+    is_shared = np.zeros(1 << bits, np.bool_)
+    is_shared[slots[last[slots] != rows]] = True
+    return pl.Series(np.flatnonzero(is_shared[slots]).astype(np.uint32))

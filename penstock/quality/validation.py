@@ -85,8 +85,10 @@ def validate(lake: Lake, source: Source) -> Validation:
     run = Validation(contract.table, results=[Result(e) for e in contract.all_expectations])
     application = f"{VALIDATE}{source.table}"
     prove_contract(contract)
-    keep(lake, contract)
-    accepted = open_accepted(lake, contract)
+    with ThreadPoolExecutor(1) as pool:  # here and below, so that round trips are made at once
+        kept = pool.submit(keep, lake, contract)
+        accepted = open_accepted(lake, contract)
+        kept.result()
     done, run.version = accepted.transaction(application), accepted.version
     if done < newest or not done:
         if lacking := sorted({*contract.raw_names} - {*bronze.schema.names}):
@@ -94,9 +96,11 @@ def validate(lake: Lake, source: Source) -> Validation:
                 f"{contract.table}: {source.table} has no column {', '.join(lacking)}, which came "
                 "into the contract after its newest batch; `penstock ingest` adds it"
             )
-        tables = Tables(accepted, *open_others(lake, contract))
-        ledger = scan_ledger(lake, source, mend_ledger(lake, source, bronze))
-        files = ledger.filter(pl.col("batch") <= newest).collect().sort("batch", "file")
+        with ThreadPoolExecutor(1) as pool:
+            others = pool.submit(open_others, lake, contract)
+            ledger = scan_ledger(lake, source, mend_ledger(lake, source, bronze))
+            files = ledger.filter(pl.col("batch") <= newest).collect().sort("batch", "file")
+            tables = Tables(accepted, *others.result())
         first = done + 1
         try:
             for number in range(first, newest + 1):
@@ -125,16 +129,14 @@ def _validate_batch(
     """
     # Files that a later batch has in a newer state are left to it: their rows would go out again.
     later = files.filter((pl.col("batch") > transaction.number) & pl.col("replaces"))
-    batch = files.filter(
-        (pl.col("batch") == transaction.number) & ~pl.col("file").is_in(later["file"].implode())
-    )
+    whole = files.filter(batch=transaction.number)
+    batch = whole.filter(~pl.col("file").is_in(later["file"].implode()))
+    is_whole = batch.height == whole.height
     if batch.is_empty():
-        batch = files.filter(batch=transaction.number).with_columns(
-            rows_read=pl.lit(0, pl.Int64), replaces=pl.lit(value=False)
-        )
+        batch = whole.with_columns(rows_read=pl.lit(0, pl.Int64), replaces=pl.lit(value=False))
     for attempt in range(_ATTEMPTS):
         try:
-            return _Batch(bronze, source, transaction, batch, tables, run).run()
+            return _Batch(bronze, source, transaction, batch, is_whole, tables, run).run()
         except CommitConflict:
             tables = tables.advanced()
             if tables.accepted.transaction(transaction.application) >= transaction.number:
@@ -191,7 +193,13 @@ def refuse_columns(lake: Lake, contract: Contract, files: list[StagedFile], what
 
 
 class _Batch:
-    """One bronze batch on its way into three tables."""
+    """One bronze batch on its way into three tables.
+
+    Parameters
+    ----------
+    files: the ledger's rows of it.
+    is_whole: whether these are all of its files.
+    """
 
     def __init__(
         self,
@@ -199,9 +207,11 @@ class _Batch:
         source: Source,
         transaction: Transaction,
         files: pl.DataFrame,
+        is_whole: bool,
         tables: Tables,
         run: Validation,
     ) -> None:
+        self.is_whole = is_whole
         self.bronze, self.lake, self.tables = bronze, bronze.table.lake, tables
         self.source, self.contract = source, source.contract
         self.transaction, self.files, self.run_total = transaction, files, run
@@ -296,8 +306,11 @@ class _Batch:
             (f for f in bronze.files if _may_hold(f, number)),
             key=lambda file: file.path,
         )
-        is_of_batch = pl.col("_batch") == number
-        is_wanted = is_of_batch & origin(SOURCE_FILE).is_in(wanted.implode())
+        is_wanted = list[pl.Expr]()
+        if not all(_holds_only(file, number) for file in files):
+            is_wanted.append(pl.col("_batch") == number)
+        if not self.is_whole:  # which takes as long as all else
+            is_wanted.append(origin(SOURCE_FILE).is_in(wanted.implode()))
         size = sum(file.size_bytes for file in files)
         a_row = max(1, size // max(1, sum(file.rows for file in files)))
         chunk = max(1, min(PASS_ROWS, _PASS_BYTES // a_row))
@@ -309,7 +322,8 @@ class _Batch:
         ]
 
         def made(rows: pl.LazyFrame) -> pl.LazyFrame:
-            return rows.filter(is_wanted).with_columns(renamed).select(names)
+            wanted_rows = rows.filter(is_wanted) if is_wanted else rows
+            return wanted_rows.with_columns(renamed).select(names)
 
         for frame in bronze.stream(files, made):
             yield from frame.iter_slices(chunk)
@@ -441,6 +455,10 @@ def _write(split: tuple[pl.DataFrame, pl.DataFrame], good: Stager, bad: Stager) 
     for rows, stager in zip(split, (good, bad), strict=True):
         if rows.height:
             stager.write(rows.to_arrow())
+
+
+def _holds_only(file: StoredFile, batch: int) -> bool:
+    return file.lowest.get("_batch") == file.highest.get("_batch") == batch
 
 
 def _may_hold(file: StoredFile, batch: int) -> bool:

@@ -136,10 +136,10 @@ def _read_whole(path: str) -> Fetched:
     """With as few calls as can be: there may be a million of them."""
     file = os.open(path, os.O_RDONLY)
     try:
-        parts = [os.read(file, os.fstat(file).st_size + 1)]
-        while parts[-1]:
-            parts.append(os.read(file, 1 << 20))
-        return Fetched(b"".join(parts), _disk_state(os.fstat(file)))
+        data = os.read(file, os.fstat(file).st_size + 1)
+        while more := os.read(file, 1 << 20):
+            data += more
+        return Fetched(data, _disk_state(os.fstat(file)))
     finally:
         os.close(file)
 

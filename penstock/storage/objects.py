@@ -22,10 +22,11 @@ from obstore import exceptions as obstore_errors
 from obstore.store import LocalStore, S3Store, from_url
 
 from penstock.errors import StorageError
-from penstock.storage.forked import StorageProcess
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # pyright: ignore[reportAttributeAccessIssue]
+
+    from penstock.storage.forked import StorageProcess
 
 T = TypeVar("T")
 
@@ -126,6 +127,8 @@ class ObjectStore:
         """Who reads in place of this process, where it is a fork of one that has read."""
         if not _is_fork():
             return None
+        from penstock.storage.forked import StorageProcess
+
         if self._forked is None or self._forked.owner != os.getpid():
             self._forked = StorageProcess(self.uri, dict(self._options))
         return self._forked

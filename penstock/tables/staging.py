@@ -27,6 +27,9 @@ ROW_GROUP_ROWS = 1 << 17
 ROW_GROUP_BYTES = 64 << 20
 """As Arrow holds them; readers hold a whole row group."""
 SOURCE_FILE = "_source_file"
+_SOURCE_ROW = "_source_row"
+_CONSTANT = ("_ingested_at", "_batch")
+"""The same for many rows."""
 _FOOTER_BYTES = 64 << 10
 """Read of a file's end at first; most footers are shorter."""
 _NAMED = pa.dictionary(pa.int32(), pa.string())
@@ -254,7 +257,8 @@ class _OpenFile:
         self._key, self._objects = f"{folder}/{self._path}", lake.objects
         self._sink = self._objects.open_writer(self._key)
         # To try a dictionary on numbers takes as long as all else, and zstd packs them as well.
-        texts: Any = [field.name for field in schema if _is_text(field.type)]
+        texts: Any = [f.name for f in schema if _is_text(f.type) or f.name in _CONSTANT]
+        rising = {f.name: "DELTA_BINARY_PACKED" for f in schema if f.name == _SOURCE_ROW}
         kept: Any = True if bounded is None else bounded
         self._metadata: list[Any] = []
         self._schema = schema
@@ -263,6 +267,7 @@ class _OpenFile:
             self._schema,
             compression="zstd",
             use_dictionary=texts,
+            column_encoding=rising or None,
             store_schema=False,  # what is a dictionary here is text to readers
             write_statistics=kept,
             metadata_collector=self._metadata,

@@ -24,9 +24,10 @@ _CELL = st.tuples(st.integers(0, 3), st.none() | st.integers(0, 2))
     files=st.lists(st.lists(_CELL, max_size=30), max_size=4),
     cuts=st.lists(st.integers(1, 20), min_size=1, max_size=10),
     held=st.sampled_from([1, 7, 1000]),
+    slot_bits=st.sampled_from([0, 2, 20]),
 )
 def test_both_ways_mark_all_but_the_first_of_equal_rows(
-    files: list[list[tuple[int, int | None]]], cuts: list[int], held: int
+    files: list[list[tuple[int, int | None]]], cuts: list[int], held: int, slot_bits: int
 ) -> None:
     cells = [(f"{number}.csv", *cell) for number, file in enumerate(files) for cell in file]
     rows = pl.DataFrame(
@@ -43,7 +44,7 @@ def test_both_ways_mark_all_but_the_first_of_equal_rows(
         seen.add(row)
 
     as_they_come, ahead = Repeats(["x", "y"]), Repeats(["x", "y"])
-    with mock.patch.object(repeats_module, "_HELD", held):
+    with mock.patch.multiple(repeats_module, _HELD=held, _SLOT_BITS=slot_bits):
         for chunk in chunks:
             ahead.look_ahead(ahead.keys(chunk))
         for way in (as_they_come, ahead):
