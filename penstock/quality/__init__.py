@@ -9,7 +9,8 @@ raw batch (text) ─▶ cast.py: typed values, and which did not cast
                  ─▶ results.py: counts, in the shape of Great Expectations' results
 
 any table ─▶ checking.py: the same expectations over a frame, file or table as it is, by scans.py,
-             with columns.py (whole columns; of long ones long.py) and passing.py (repeats, order)
+             with columns.py (whole columns; of long ones long.py), passing.py (repeats, order) and
+             implied.py (expectations that follow from others)
 training set ─▶ training_sets.py: what is suspicious about it, with near.py (near-duplicates)
           ─▶ profiling.py: what is in its columns ─▶ drifting.py: how far two profiles are apart
 """

@@ -44,10 +44,10 @@ def broken(expectation: Expectation) -> pl.Expr:
     ContractError: the type is not one that compiles to a row's own expression.
     """
     # What can't be compared holds in one column, which says nothing of it, and not in several.
-    breaks = _breaks(expectation).fill_null(value=expectation.kind != "row")
+    is_broken = breaks(expectation).fill_null(value=expectation.kind != "row")
     if expectation.kind == "row" and expectation.row_condition is None:
-        return breaks  # of what isn't looked at, nulls, it is false already
-    return breaks & looked_at(expectation)
+        return is_broken  # of what isn't looked at, nulls, it is false already
+    return is_broken & looked_at(expectation)
 
 
 def considered(expectation: Expectation) -> pl.Expr:
@@ -72,7 +72,8 @@ def looked_at(expectation: Expectation) -> pl.Expr:
     return picked if expectation.ignores == "never" else picked & reduce(or_, there)
 
 
-def _breaks(expectation: Expectation) -> pl.Expr:
+def breaks(expectation: Expectation) -> pl.Expr:
+    """Whether values break the expectation, whatever its row condition; null where they are."""
     compiled = _COMPILED.get(expectation.type)
     if compiled is None:
         raise ContractError(f"{expectation.type} is not known; see docs/contracts.md")
@@ -151,17 +152,23 @@ def _found(text: pl.Expr, patterns: Sequence[str], match_on: str = "any") -> pl.
 
 
 def _matches(text: pl.Expr, pattern: str) -> pl.Expr:
-    digits = _DIGITS.fullmatch(pattern)
-    if digits is None:
+    lengths = digits_of(pattern)
+    if lengths is None:
         return text.str.contains(pattern)
     # Codes of digits are so frequent, and a number so much faster to read than a pattern to match,
     # that they are read as one; what it may begin with, a sign, sorts before the digits.
+    is_number = text.cast(pl.Int64, strict=False).is_not_null() | text.is_null()
+    return text.str.len_bytes().is_between(*lengths) & (text >= "0") & is_number
+
+
+def digits_of(pattern: str) -> tuple[int, int] | None:
+    """The least and most digits, such as an integer has, that are all a pattern takes."""
+    digits = _DIGITS.fullmatch(pattern)
+    if digits is None:
+        return None
     least = int(digits["least"])
     most = least if digits["most"] is None else int(digits["most"])
-    if not 0 < least <= most <= _MOST_DIGITS:
-        return text.str.contains(pattern)
-    is_number = text.cast(pl.Int64, strict=False).is_not_null() | text.is_null()
-    return text.str.len_bytes().is_between(least, most) & (text >= "0") & is_number
+    return (least, most) if 0 < least <= most <= _MOST_DIGITS else None
 
 
 def _regex(columns: _Columns, arguments: _Arguments) -> pl.Expr:

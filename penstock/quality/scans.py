@@ -28,6 +28,7 @@ from penstock.quality.breaking import OWN, Few, RejectsWriter, Told, broken_by
 from penstock.quality.columns import AFTERWARDS, ORDERED, REPEATED, judged, mask, measures, second
 from penstock.quality.compiled import broken, considered, looked_at, read_by
 from penstock.quality.data import PIECE_BYTES, Piece
+from penstock.quality.implied import implied
 from penstock.quality.reasons import reason, shown, with_reasons
 from penstock.quality.results import MASK, Result
 from penstock.quality.tallying import Counted, Tally, counted
@@ -72,6 +73,8 @@ class Run:
         self.hashed: dict[int, Hashes] = {}
         self.breaks: dict[int, pl.Expr] = {}
         """By result: which rows break it, where an expression says so."""
+        self.implied = set[int]()
+        """Those that only rows break that break another one too."""
         self.counted: dict[int, Counted] = {}
         self.known: dict[str, Any] = {}
         """What was measured of columns that are too long to hold."""
@@ -105,6 +108,8 @@ class Run:
         if types & {*REPEATED, *AFTERWARDS} or not self.breaks:
             self._judge(self._collected({**self._counts(), **measured}))
             return self._explain(rejects)
+        asked = {number: self.results[number].expectation for number in self.breaks}
+        self.implied = implied(asked, self.schema)
         return self._piece_by_piece(measured, rejects)
 
     def _measures(self) -> dict[str, pl.Expr]:
@@ -215,12 +220,15 @@ class Run:
 
         with_all: whether they have all columns, or only what examples need.
         """
-        marks = [breaks.alias(broken_by(number)) for number, breaks in self.breaks.items()]
-        marked = _numbered(frame).with_columns(marks)
+        marks = {n: breaks.alias(broken_by(n)) for n, breaks in self.breaks.items()}
+        first = [n for n in marks if n not in self.implied]
+        marked = _numbered(frame).with_columns(marks[n] for n in first)
         if not with_all:
-            marked = marked.select({*self._shown(self.breaks), *self.floats})
+            needed = [_ROW, *self._read(self.breaks), *map(broken_by, first), *self.floats]
+            marked = marked.select(list(dict.fromkeys(needed)))
         seen = tally.watched(marked)
-        return _own(seen.filter(pl.any_horizontal(broken_by(number) for number in self.breaks)))
+        rows = seen.filter(pl.any_horizontal(broken_by(n) for n in first))
+        return _own(rows).with_columns(marks[n] for n in sorted(self.implied))
 
     def _marks(self, rows: pl.DataFrame) -> dict[str, int]:
         """How many of them break what."""
@@ -235,8 +243,10 @@ class Run:
 
     def _shown(self, blamed: Iterable[int]) -> list[str]:
         """What examples alone need of a row."""
-        needed = {c for n in blamed for c in read_by(self.results[n].expectation)}
-        return [_ROW, *sorted(needed), *(broken_by(n) for n in blamed)]
+        return [_ROW, *self._read(blamed), *(broken_by(n) for n in blamed)]
+
+    def _read(self, numbers: Iterable[int]) -> list[str]:
+        return sorted({c for n in numbers for c in read_by(self.results[n].expectation)})
 
     def _judge(self, values: Mapping[str, Any]) -> None:
         """Fill in what the first scan found, and ask what can only be asked once that is known."""
