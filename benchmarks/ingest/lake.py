@@ -245,6 +245,7 @@ def s3(scale: float, uri: str) -> dict[str, Any]:
 
         await asyncio.gather(*(one(key) for key in keys))
 
+    began = _busy_seconds()
     _, got = _timed(lambda: asyncio.run(get_all()))
     strings = pacsv.ConvertOptions(column_types=dict.fromkeys(HEADER.split(","), pa.string()))
 
@@ -253,6 +254,7 @@ def s3(scale: float, uri: str) -> dict[str, Any]:
             pacsv.read_csv(pa.py_buffer(data), convert_options=strings)
 
     _, parsed = _timed(parse_all)
+    alone = _busy_seconds() - began
     lake = Lake(f"{uri}/lake-{int(time.time())}", storage_options=options)
     source = Source("retail/raw", f"{uri}/raw", SALES)
     report, took = _timed(lambda: ingest(lake, source))
@@ -263,8 +265,12 @@ def s3(scale: float, uri: str) -> dict[str, Any]:
     stored = Table(lake, source.table).snapshot().files
     parts = [store_file.size_bytes for store_file in stored]
     blobs = [os.urandom(part) for part in parts]
+    began = _busy_seconds()
     _, put = _timed(lambda: [lake.objects.put(f"put/{n}", blob) for n, blob in enumerate(blobs)])
+    alone += _busy_seconds() - began
     limit = max(got, parsed, put)
+    # Where the gateway has no cores of its own, nobody can be faster than all cores at full work.
+    least = max(limit, alone / (os.cpu_count() or 1))
     return {
         "MB": size / 1e6,
         "GET alone, 8 at once": got,
@@ -272,6 +278,8 @@ def s3(scale: float, uri: str) -> dict[str, Any]:
         "PUT of the table's files alone": put,
         "ingest": took,
         "of the slowest alone": limit / took,
+        "GET, parse and PUT on all cores at full work": least,
+        "of that": least / took,
     }
 
 
@@ -380,6 +388,14 @@ def _upserted(folder: Path, name: str, rows: int, turn: int) -> tuple[float, flo
             )
         )
     return took, _memory_mb("VmHWM") - began, own.above_start()
+
+
+def _busy_seconds() -> float:
+    """What all of this machine's cores have worked, the gateway's work too."""
+    user, nice, system, _, _, irq, softirq = map(
+        int, Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
+    )
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 class _OwnMemory:
