@@ -292,11 +292,11 @@ def shaped(source: Source, table: pa.Table, rows: pa.Array) -> pa.Table:
     columns: dict[str, Any] = missing(source, len(table))
     for name in known:
         if name in table.column_names:
-            columns[name] = table[name].cast(columns[name].type)
+            columns[name] = _as(table[name], columns[name].type)
     extra = [name for name in table.column_names if name not in set(known)]
     _refuse(source, extra, "columns")
     added = _addable(source, extra)
-    columns |= {name: table[name].cast(pa.string()) for name in added}
+    columns |= {name: _as(table[name], pa.string()) for name in added}
     rescued: Any = empty
     if left := [name for name in extra if name not in set(added)]:
         frame = pl.DataFrame(pl.from_arrow(table.select(left)))
@@ -305,9 +305,13 @@ def shaped(source: Source, table: pa.Table, rows: pa.Array) -> pa.Table:
     return pa.table({**columns, "_rescued": rescued, "_error": empty, "_source_row": rows})
 
 
+def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    return column if column.type == kind else column.cast(kind)
+
+
 def with_partitions(source: Source, table: pa.Table) -> pa.Table:
     """Columns that a path names (`day=2026-11-21/`), where the file itself has no value."""
-    named = table["_source_file"].cast(_NAMED).combine_chunks()
+    named = _as(table["_source_file"], _NAMED).combine_chunks()
     paths = named.dictionary.to_pylist()
     if not any("=" in path for path in paths):
         return table

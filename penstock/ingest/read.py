@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import xxhash
+from numpy.typing import NDArray
 
 from penstock.errors import StorageError, UnreadableFile
 from penstock.ingest import delimited
@@ -185,7 +186,7 @@ def failed(file: PlannedFile, error: UnreadableFile) -> FileResult:
 
 def with_file(table: pa.Table, path: str) -> pa.Table:
     """A table of one file's rows with its `_source_file`."""
-    zeros = pa.array(np.zeros(len(table), np.int32))
+    zeros = _array(np.zeros(len(table), np.int32))
     named = pa.DictionaryArray.from_arrays(zeros, pa.array([path], pa.string()))
     return table.append_column("_source_file", named)
 
@@ -338,8 +339,8 @@ def _together(
 def _tables(source: Source, found: Rows, paths: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of files, and those of them that can't be taken apart."""
     names = pa.array(paths, pa.string())
-    table = shaped(source, found.table, pa.array(found.number))
-    path = pa.DictionaryArray.from_arrays(pa.array(found.piece.astype(np.int32)), names)
+    table = shaped(source, found.table, _array(found.number))
+    path = pa.DictionaryArray.from_arrays(_array(found.piece.astype(np.int32)), names)
     table = table.append_column("_source_file", path)
     if found.malformed:
         bad = _malformed(source, found)
@@ -352,6 +353,13 @@ def _tables(source: Source, found: Rows, paths: Sequence[str]) -> Iterator[pa.Ta
             order = np.argsort(places.to_numpy(), kind="stable")
             table = table.take(pa.array(order))
     yield table
+
+
+def _array(numbers: NDArray[np.int32 | np.int64]) -> pa.Array:
+    """The same memory; `pa.array` would look for masks, by a module that takes 0.015 s to come."""
+    numbers = np.ascontiguousarray(numbers)
+    kind = pa.int32() if numbers.dtype == np.int32 else pa.int64()
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def _streamed(source: Source, raw: Hashing, file: PlannedFile) -> Iterator[pa.Table]:

@@ -154,7 +154,9 @@ class Stager:
             table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type)
             for f in self._schema
         ]
-        table = pa.table(columns, names=self._schema.names).cast(self._cast)
+        table = pa.table(columns, names=self._schema.names)
+        if not _is_written_as(table.schema, self._cast):
+            table = table.cast(self._cast)
         if self._open is not None and self._open.size(self._counts_stored) >= self._file_bytes:
             self._roll()
         a_row = max(1, table.nbytes // max(1, table.num_rows))
@@ -256,15 +258,21 @@ class _OpenFile:
         self._partition = partition
         self._key, self._objects = f"{folder}/{self._path}", lake.objects
         self._sink = self._objects.open_writer(self._key)
+        self._bounded = bounded
+        self._metadata: list[Any] = []
+        self._schema = schema
+        self._writer: pq.ParquetWriter | None = None
+        self.written_bytes = 0
+
+    def _begun(self, written: pa.Schema) -> pq.ParquetWriter:
+        schema, bounded = self._schema, self._bounded
         # To try a dictionary on numbers takes as long as all else, and zstd packs them as well.
         texts: Any = [f.name for f in schema if _is_text(f.type) or f.name in _CONSTANT]
         rising = {f.name: "DELTA_BINARY_PACKED" for f in schema if f.name == _SOURCE_ROW}
         kept: Any = True if bounded is None else bounded
-        self._metadata: list[Any] = []
-        self._schema = schema
-        self._writer = pq.ParquetWriter(
+        return pq.ParquetWriter(
             self._sink,
-            self._schema,
+            written,
             compression="zstd",
             use_dictionary=texts,
             column_encoding=rising or None,
@@ -272,9 +280,12 @@ class _OpenFile:
             write_statistics=kept,
             metadata_collector=self._metadata,
         )
-        self.written_bytes = 0
 
     def write(self, table: pa.Table) -> None:
+        if self._writer is None:
+            self._writer = self._begun(table.schema)
+        if table.schema != self._writer.schema:
+            table = table.cast(self._writer.schema)
         self._writer.write_table(table)
         self.written_bytes += table.nbytes
 
@@ -282,7 +293,8 @@ class _OpenFile:
         return self._sink.written_bytes if counts_stored else self.written_bytes
 
     def close(self) -> StagedFile:
-        self._writer.close()
+        writer = self._writer or self._begun(self._schema)
+        writer.close()
         self._sink.close()
         (written,) = self._metadata
         return StagedFile(
@@ -360,6 +372,32 @@ def _is_bound(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, bool | int | str | datetime.date | datetime.datetime)
+
+
+def _is_written_as(have: pa.Schema, wanted: pa.Schema) -> bool:
+    """Whether rows come out of a Parquet file the same, cast or not."""
+    for field, there in zip(wanted, have, strict=True):
+        is_name = field.type == _NAMED and _is_text(there.type)
+        if not field.nullable or not (is_name or _is_stored_as(there.type, field.type)):
+            return False
+    return True
+
+
+def _is_stored_as(have: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether types are the same but for the size of their offsets, which are in memory alone."""
+    if pa.types.is_large_string(have):
+        return pa.types.is_string(wanted)
+    if pa.types.is_large_binary(have):
+        return pa.types.is_binary(wanted)
+    if pa.types.is_large_list(have) and pa.types.is_list(wanted):
+        return _is_stored_as(have.value_type, wanted.value_type)
+    if pa.types.is_struct(have) and pa.types.is_struct(wanted):
+        names = [[kind.field(n).name for n in range(kind.num_fields)] for kind in (have, wanted)]
+        return names[0] == names[1] and all(
+            wanted.field(n).nullable and _is_stored_as(have.field(n).type, wanted.field(n).type)
+            for n in range(wanted.num_fields)
+        )
+    return have == wanted
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -9,6 +9,7 @@ import io
 import itertools
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -337,3 +338,12 @@ def test_what_unfolds_past_memory_is_read_in_pieces(
 
 def _ingested(shop: Shop) -> IngestReport:
     return ingest(shop.lake, shop.source)
+
+
+@given(st.lists(st.none() | st.sampled_from(["mark", "marl", "", "éé", "a mark", "m"])), st.data())
+def test_marks_are_found_among_texts(texts: list[str | None], data: st.DataObject) -> None:
+    begin = data.draw(st.integers(0, len(texts)))
+    array = pa.array(texts, pa.string())[begin:]
+    if len(array):
+        found = delimited_module.which_equal(array, b"mark")
+        assert found.tolist() == [text == "mark" for text in texts[begin:]]
