@@ -203,7 +203,7 @@ def _ingested(
             found = looked = None  # what was seen began before that stretch
         done.append((plan, read))
         tried |= {result.file.path for result in read.results if result.error}
-        if plan.is_last:  # to compare a long listing with the ledger again would take seconds
+        if plan.is_last:  # nothing is left that a second look at the listing could find
             break
     if not is_fresh:  # stopped before it was seen that nothing is left
         bronze = bronze.advanced()
