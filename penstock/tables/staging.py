@@ -166,8 +166,9 @@ class Stager:
             if self._open is None:
                 name = f"part-{self._id}-{len(self._files):04d}.parquet"
                 path = f"{self._subfolder or _hive(self._partition)}{name}"
+                schemas = self._cast, piece.schema
                 self._open = _OpenFile(
-                    self._lake, self.folder, path, self._cast, self._partition, self._bounded
+                    self._lake, self.folder, path, *schemas, self._partition, self._bounded
                 )
             self._open.write(piece)
             self.rows += piece.num_rows
@@ -251,6 +252,7 @@ class _OpenFile:
         folder: str,
         path: str,
         schema: pa.Schema,
+        written: pa.Schema,
         partition: Mapping[str, str | None],
         bounded: list[str] | None,
     ) -> None:
@@ -258,19 +260,14 @@ class _OpenFile:
         self._partition = partition
         self._key, self._objects = f"{folder}/{self._path}", lake.objects
         self._sink = self._objects.open_writer(self._key)
-        self._bounded = bounded
-        self._metadata: list[Any] = []
-        self._schema = schema
-        self._writer: pq.ParquetWriter | None = None
-        self.written_bytes = 0
-
-    def _begun(self, written: pa.Schema) -> pq.ParquetWriter:
-        schema, bounded = self._schema, self._bounded
         # To try a dictionary on numbers takes as long as all else, and zstd packs them as well.
         texts: Any = [f.name for f in schema if _is_text(f.type) or f.name in _CONSTANT]
-        rising = {f.name: "DELTA_BINARY_PACKED" for f in schema if f.name == _SOURCE_ROW}
+        numbers = (f.name for f in schema if pa.types.is_integer(f.type))
+        rising = {name: "DELTA_BINARY_PACKED" for name in numbers if name == _SOURCE_ROW}
         kept: Any = True if bounded is None else bounded
-        return pq.ParquetWriter(
+        self._metadata: list[Any] = []
+        self._schema, self._written = schema, written
+        self._writer = pq.ParquetWriter(
             self._sink,
             written,
             compression="zstd",
@@ -280,12 +277,11 @@ class _OpenFile:
             write_statistics=kept,
             metadata_collector=self._metadata,
         )
+        self.written_bytes = 0
 
     def write(self, table: pa.Table) -> None:
-        if self._writer is None:
-            self._writer = self._begun(table.schema)
-        if table.schema != self._writer.schema:
-            table = table.cast(self._writer.schema)
+        if table.schema != self._written:
+            table = table.cast(self._written)
         self._writer.write_table(table)
         self.written_bytes += table.nbytes
 
@@ -293,8 +289,7 @@ class _OpenFile:
         return self._sink.written_bytes if counts_stored else self.written_bytes
 
     def close(self) -> StagedFile:
-        writer = self._writer or self._begun(self._schema)
-        writer.close()
+        self._writer.close()
         self._sink.close()
         (written,) = self._metadata
         return StagedFile(

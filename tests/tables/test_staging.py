@@ -83,7 +83,18 @@ def test_a_null_where_none_may_be_is_refused(lake: Lake) -> None:
     assert not [*Path(lake.uri).rglob("*.parquet")]
 
 
-def test_a_file_of_no_rows_has_the_columns(lake: Lake) -> None:
+def test_of_no_rows_there_is_no_file(lake: Lake) -> None:
     with Stager(lake, "shop/rows", _SCHEMA) as stager:
         stager.write(_rows(0, _LARGE).slice(0, 0))
         assert stager.finish() == []
+
+    assert not [*Path(lake.uri).rglob("*.parquet")]
+
+
+def test_columns_called_as_ours_may_be_of_other_types(lake: Lake) -> None:
+    rows = pa.table({"_source_row": ["a", "b"], "_batch": [True, False], "_ingested_at": [0.5, 1]})
+    with Stager(lake, "shop/rows", rows.schema) as stager:
+        stager.write(rows)
+        (staged,) = stager.finish()
+
+    assert pq.read_table(Path(lake.table_uri("shop/rows"), staged.path)).equals(rows)
