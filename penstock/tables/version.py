@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+from pyarrow import fs as pafs
 
 from penstock.engines import Threads
 from penstock.errors import LakeError
@@ -263,13 +264,23 @@ class Version:
             )
         import pyarrow.dataset as pads  # 0.02 s that most don't need
 
+        from penstock.tables.arrow_files import called, files_of
+
+        lake, folder = self.table.lake, self.table.lake.objects.local_path(self.table.key)
+        filesystem = pafs.LocalFileSystem() if lake.is_local else files_of(lake)
+
+        def path(file: StoredFile) -> str:
+            if folder is not None:
+                return str(folder / file.path)
+            return called(f"{self.table.key}/{file.path}", file.size_bytes)
+
         # deltalake takes a bound that a file doesn't have for one that no value keeps to.
-        whole = self.delta.to_pyarrow_dataset()
+        whole = self.delta.to_pyarrow_dataset(filesystem=filesystem)
         fragments = [
-            whole.format.make_fragment(file.path, whole.filesystem, self._holds(file))
+            whole.format.make_fragment(path(file), filesystem, self._holds(file))
             for file in self.files
         ]
-        return pads.FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
+        return pads.FileSystemDataset(fragments, whole.schema, whole.format, filesystem)
 
     def _check_there(self) -> None:
         """Raise `LakeError` where a data file of an old version is gone."""
