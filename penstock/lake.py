@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +20,10 @@ from penstock.storage.objects import ObjectStore, local_root, resolve_options
 
 DEFAULT_URI = "data/lake"
 _NAME = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
+_TIME = r"\d{4}-\d\d-\d\d(?:T[\d:.]+(?:Z|[+-]\d\d:\d\d)?)?"
+_IN_SQL = re.compile(
+    rf"""("?)\b([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)\1(?:@({_TIME}|[A-Za-z0-9_.-]+))?"""
+)
 
 
 class Lake:
@@ -108,3 +112,21 @@ def checked_name(name: str) -> str:
 
 def _reopen(uri: str, options: dict[str, str]) -> Lake:
     return Lake(uri, storage_options=options)
+
+
+def with_tables(text: str, named: Callable[[str, str | None], str | None]) -> str:
+    """SQL with what stands in for tables that it calls `domain.table` or `domain.table@version`.
+
+    Parameters
+    ----------
+    named: given `domain/table` and the version, tag or time behind the @, if there is one, what
+        stands in its place; None where it is to stay, such as a column behind an alias.
+    """
+
+    def one(match: re.Match[str]) -> str:
+        found = named(f"{match[2]}/{match[3]}", match[4])
+        return match[0] if found is None else found
+
+    parts = re.split(r"('(?:[^']|'')*')", text)  # what is in quotes stays as it is
+    parts[::2] = [_IN_SQL.sub(one, part) for part in parts[::2]]
+    return "".join(parts)

@@ -1,4 +1,4 @@
-"""The whole lake's upkeep, and queries over it.
+"""The whole lake's upkeep.
 
 Compaction and vacuum know here what a table alone can't: which of its versions published datasets
 were made from.
@@ -6,24 +6,18 @@ were made from.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
-from penstock.errors import CommitConflict, LakeError, TableNotFound, did_you_mean
+from penstock.errors import CommitConflict, LakeError, TableNotFound
 from penstock.lake import Lake
 from penstock.shards import open_manifest
-from penstock.tables import Table, optimize, sql, vacuum
+from penstock.tables import Table, optimize, vacuum
 from penstock.tables.upkeep import small_files
 
 MANY = 8
 """Small files from which on a table is compacted."""
-_TIME = r"\d{4}-\d\d-\d\d(?:T[\d:.]+(?:Z|[+-]\d\d:\d\d)?)?"
-_REFERENCE = re.compile(
-    rf"""("?)\b([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)\1(?:@({_TIME}|[A-Za-z0-9_.-]+))?"""
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,53 +106,3 @@ def pinned_versions(lake: Lake) -> dict[str, tuple[int, ...]]:
                 if isinstance(pin, dict) and "version" in pin:
                     found.setdefault(table, set()).add(int(pin["version"]))
     return {table: tuple(sorted(versions)) for table, versions in found.items()}
-
-
-def query(lake: Lake, text: str, *, limit: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a SQL query over tables written `domain.table`, `domain.table@v12`, `...@tag`,
-    `...@2024-03-01` or `...@2024-03-01T12:00:00Z` (as of that time).
-
-    Read through the lake's own storage, with what the query filters and names pushed down.
-
-    Raises
-    ------
-    LakeError: the query can't be run; says why.
-    TableNotFound: there is no such table, version or tag.
-    """
-    import duckdb
-
-    known = set(lake.table_names())
-    with sql.connect() as connection:
-        seen, unknown = dict[str, str](), list[str]()
-
-        def named(match: re.Match[str]) -> str:
-            name, at = f"{match[2]}/{match[3]}", match[4]
-            if name not in known:
-                if at is not None:
-                    raise _no_table(lake, name, known)
-                unknown.append(name)
-                return match[0]  # a column of an alias, a function of a schema
-            view = f"{name}@{at}" if at else name
-            if view not in seen:
-                seen[view] = (
-                    match[3] if match[3] not in seen.values() else f"{match[3]}_{len(seen)}"
-                )
-                connection.register(seen[view], Table(lake, name).snapshot(at).relation())
-            return f'"{seen[view]}"'  # a table may be called order
-
-        parts = re.split(r"('(?:[^']|'')*')", text)  # what is in quotes stays as it is
-        parts[::2] = [_REFERENCE.sub(named, part) for part in parts[::2]]
-        try:
-            found: Any = connection.sql("".join(parts))
-            if found is None:  # a statement without a result
-                return []
-            return found.limit(limit or 1 << 62).to_arrow_table().to_pylist()
-        except duckdb.Error as error:
-            for name in unknown:
-                if f'schema "{name.split("/")[0]}" does not exist' in str(error):
-                    raise _no_table(lake, name, known) from error
-            raise LakeError(f"the query can't be run: {str(error).splitlines()[0]}") from error
-
-
-def _no_table(lake: Lake, name: str, known: set[str]) -> TableNotFound:
-    return TableNotFound(f"{lake.uri} has no table {name}.{did_you_mean(name, known)}")

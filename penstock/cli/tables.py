@@ -27,7 +27,7 @@ def sql(lake: Lake, query: str, limit: int, as_json: bool) -> None:
       penstock sql "select count(*) from retail.sales@2024-03-01T12:00:00Z"
       penstock sql "select * from retail.sales@prod where quantity < 0" --json
     """
-    from penstock.upkeep import query as run_query
+    from penstock.tables import query as run_query
 
     rows = run_query(lake, query, limit=limit + 1)
     shown = rows[:limit]

@@ -43,8 +43,10 @@ from penstock.contracts.beyond import (
     expect_column_max_to_be_recent,
     expect_column_values_to_exist_in_table,
     expect_column_values_to_have_no_gaps,
+    expect_query_results_to_match_comparison,
     expect_table_columns_to_be_known,
     expect_table_row_count_to_be_near_previous,
+    expect_table_row_count_to_equal_other_table,
     unexpected_rows_expectation,
 )
 from penstock.contracts.contract import Column, Contract, file_columns
@@ -138,6 +140,7 @@ __all__ = [
     "expect_multicolumn_sum_to_equal",
     "expect_multicolumn_values_to_be_equal",
     "expect_multicolumn_values_to_be_unique",
+    "expect_query_results_to_match_comparison",
     "expect_select_column_values_to_be_unique_within_record",
     "expect_table_column_count_to_be_between",
     "expect_table_column_count_to_equal",
@@ -147,6 +150,7 @@ __all__ = [
     "expect_table_row_count_to_be_between",
     "expect_table_row_count_to_be_near_previous",
     "expect_table_row_count_to_equal",
+    "expect_table_row_count_to_equal_other_table",
     "file_columns",
     "unexpected_rows_expectation",
 ]

@@ -10,7 +10,8 @@ from penstock.contracts.aggregates import about
 from penstock.contracts.expectation import Expectation, Options, RowOptions
 from penstock.errors import ContractError
 
-BATCH = "{batch}"
+LAKE = "lake"
+"""What Great Expectations would call a data source."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -115,6 +116,56 @@ def expect_table_columns_to_be_known(**options: Unpack[Options]) -> Expectation:
     return about("expect_table_columns_to_be_known", (), {}, options)
 
 
+def expect_table_row_count_to_equal_other_table(
+    other_table_name: str, version: int | str | None = None, **options: Unpack[Options]
+) -> Expectation:
+    """A batch has as many rows as another table of the lake: as what is loaded whole has.
+
+    Parameters
+    ----------
+    other_table_name: `domain/table`.
+    version: of the other table, a number or a tag; by default its newest when rows are validated.
+    """
+    if not isinstance(other_table_name, str) or other_table_name.count("/") != 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ContractError(f"another table is named domain/table, not {other_table_name!r}")
+    arguments: dict[str, Any] = {"other_table_name": other_table_name}
+    arguments |= {} if version is None else {"version": version}
+    return about("expect_table_row_count_to_equal_other_table", (), arguments, options)
+
+
+def expect_query_results_to_match_comparison(
+    base_query: str,
+    comparison_query: str,
+    comparison_data_source_name: str = LAKE,
+    mostly: float = 1.0,
+    **options: Unpack[Options],
+) -> Expectation:
+    """Two queries in DuckDB's SQL give the same rows, in any order; all of them are compared.
+
+    Columns are compared by their place, nulls are equal. The share of rows that match is of
+    those of the longer result, as in Great Expectations.
+
+    Parameters
+    ----------
+    base_query: over `{batch}`, such as `SELECT sum(units) FROM {batch}`.
+    comparison_query: over tables of the lake as `penstock sql` has them, such as
+        `SELECT sum(units) FROM retail.orders@v12`.
+    comparison_data_source_name: `lake`, of which Great Expectations wants a name.
+    mostly: the share that must match.
+    """
+    if comparison_data_source_name != LAKE:
+        raise ContractError(
+            f"a comparison query reads tables of this lake (comparison_data_source_name={LAKE!r}), "
+            f"not of {comparison_data_source_name!r}; bring those in as a source of a table"
+        )
+    arguments = {
+        "base_query": base_query,
+        "comparison_data_source_name": LAKE,
+        "comparison_query": comparison_query,
+    }
+    return about("expect_query_results_to_match_comparison", (), arguments, options, mostly)
+
+
 def unexpected_rows_expectation(
     unexpected_rows_query: str, **options: Unpack[Options]
 ) -> Expectation:
@@ -124,12 +175,8 @@ def unexpected_rows_expectation(
     ----------
     unexpected_rows_query: over `{batch}`, such as `SELECT * FROM {batch} WHERE price > 10 * cost`.
     """
-    query = unexpected_rows_query.strip()
-    if BATCH not in query:
-        raise ContractError(
-            f"a query for unexpected rows reads {BATCH}, and this doesn't: {query!r}"
-        )
-    return about("unexpected_rows_expectation", (), {"unexpected_rows_query": query}, options)
+    arguments = {"unexpected_rows_query": unexpected_rows_query.strip()}
+    return about("unexpected_rows_expectation", (), arguments, options)
 
 
 def seconds(length: str) -> int:

@@ -64,6 +64,7 @@ _TABLE = (
     "expect_column_type_to_be",
     "expect_column_values_to_be_in_type_list",
     "expect_column_values_to_be_of_type",
+    "expect_query_results_to_match_comparison",
     "expect_table_column_count_to_be_between",
     "expect_table_column_count_to_equal",
     "expect_table_columns_to_be_known",
@@ -72,6 +73,7 @@ _TABLE = (
     "expect_table_row_count_to_be_between",
     "expect_table_row_count_to_be_near_previous",
     "expect_table_row_count_to_equal",
+    "expect_table_row_count_to_equal_other_table",
     "unexpected_rows_expectation",
 )
 KINDS: dict[str, Kind] = {
@@ -96,6 +98,11 @@ BEYOND = {
     "expect_table_row_count_to_be_near_previous",
 }
 """Those of them that Great Expectations lacks."""
+OF_THE_LAKE = {
+    "expect_query_results_to_match_comparison",
+    "expect_table_row_count_to_equal_other_table",
+}
+"""Those that read tables by what the lake calls them, which Great Expectations can't."""
 WITHOUT_CONDITION = {
     *_TABLE,
     "expect_column_distribution_to_be_stable",

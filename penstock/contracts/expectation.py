@@ -21,8 +21,9 @@ from typing import Any, Literal, TypedDict, cast, get_args
 
 import xxhash
 
-from penstock.contracts.catalogue import BEYOND, KINDS, WITHOUT_CONDITION, Kind
+from penstock.contracts.catalogue import BEYOND, KINDS, OF_THE_LAKE, WITHOUT_CONDITION, Kind
 from penstock.errors import ContractError
+from penstock.lake import with_tables
 
 Severity = Literal["reject", "warn", "fail"]
 IgnoreRow = Literal["any_value_is_missing", "all_values_are_missing", "never"]
@@ -46,6 +47,9 @@ _PREFIXES = (
 )
 
 
+BATCH = "{batch}"
+"""The rows that a query is asked of."""
+_QUERIES = ("unexpected_rows_query", "base_query", "comparison_query")
 _LABEL = re.compile(r"[A-Za-z0-9_]+")
 _ONE_OF = {
     "match_on": ("any", "all"),
@@ -145,8 +149,8 @@ class Expectation:
                 break
         subject = "_".join(self.columns) if len(self.columns) < 3 else "row"
         name = f"{subject}_{what}" if self.columns else self.type.removeprefix("expect_")
-        if "unexpected_rows_query" in self.arguments:  # of which a contract may have several
-            query = str(self.arguments["unexpected_rows_query"])
+        # Of which a contract may have several.
+        if query := "".join(str(self.arguments.get(key, "")) for key in _QUERIES):
             name = f"{name}_{xxhash.xxh3_64_hexdigest(query.encode())[:6]}"
         return f"{name}_if" if self.row_condition else name
 
@@ -199,7 +203,8 @@ class Expectation:
     @property
     def is_in_gx(self) -> bool:
         """Whether Great Expectations, given what `to_gx` says, looks at the same."""
-        return self.type not in BEYOND and self.type not in _RENAMED and not self.row_condition
+        apart = BEYOND | OF_THE_LAKE | _RENAMED
+        return self.type not in apart and not self.row_condition
 
     @classmethod
     def from_gx(cls, entry: Mapping[str, Any]) -> Expectation:
@@ -295,6 +300,9 @@ def _check_arguments(expectation: Expectation) -> None:
             _check_set(name, key, arguments[key])
     for regex in (*_one(arguments, "regex"), *arguments.get("regex_list", ())):
         _check_regex(name, regex)
+    for key in _QUERIES:
+        if key in arguments:
+            _check_query(name, key, arguments[key])
     low, high = arguments.get("min_value"), arguments.get("max_value")
     takes_bounds = "min_value" in arguments or "max_value" in arguments
     if takes_bounds and low is None and high is None:
@@ -364,6 +372,27 @@ def _check_regex(name: str, regex: Any) -> None:
         raise ContractError(
             f"{name}: {regex!r} is no regular expression: {reason}{hint}"
         ) from error
+
+
+def _check_query(name: str, key: str, query: Any) -> None:
+    if not isinstance(query, str):
+        raise ContractError(f"{name}: {key} is SQL, not {query!r}")
+    if (BATCH in query) != (key != "comparison_query"):
+        other = "tables of the lake, and no" if key == "comparison_query" else "the rows of"
+        raise ContractError(f"{name}: {key} reads {other} {BATCH}: {query!r}")
+    import duckdb  # 0.1 s that other contracts don't need
+
+    def plain(table: str, at: str | None) -> str | None:
+        return None if at is None else table.replace("/", ".")
+
+    try:
+        text = with_tables(query.replace(BATCH, "__batch"), plain)
+        statements = duckdb.extract_statements(text)
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise ContractError(f"{name}: {key} is no SQL: {reason}: {query!r}") from error
+    if [each.type for each in statements] != [duckdb.StatementType.SELECT]:
+        raise ContractError(f"{name}: {key} is one SELECT, and this isn't: {query!r}")
 
 
 def _check_set(name: str, key: str, values: Any) -> None:

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from penstock.contracts import Contract, Expectation
-from penstock.contracts.beyond import BATCH, seconds
+from penstock.contracts.beyond import seconds
+from penstock.contracts.catalogue import OF_THE_LAKE
 from penstock.errors import ContractError, TableNotFound
 from penstock.quality.compiled import SOURCE_FILE, looked_at
 from penstock.quality.on_gx import ON_GX, judge_on_gx
-from penstock.quality.results import EXAMPLES, MASK, Result
+from penstock.quality.queries import COMPARISON, QUERY, judge_comparison, judge_query
+from penstock.quality.results import Result
 from penstock.tables.rewrite import origin
 
 if TYPE_CHECKING:
     from penstock.lake import Lake
     from penstock.quality.profiling import Profile
+    from penstock.tables import Snapshot
 
 FOREIGN_KEY = "expect_column_values_to_exist_in_table"
 NEAR_PREVIOUS = "expect_table_row_count_to_be_near_previous"
 KNOWN_COLUMNS = "expect_table_columns_to_be_known"
-QUERY = "unexpected_rows_expectation"
+OTHER_COUNT = "expect_table_row_count_to_equal_other_table"
 STABLE = "expect_column_distribution_to_be_stable"
-NEEDS_LAKE = {FOREIGN_KEY, NEAR_PREVIOUS, KNOWN_COLUMNS, STABLE}
+NEEDS_LAKE = {FOREIGN_KEY, NEAR_PREVIOUS, KNOWN_COLUMNS, STABLE, *OF_THE_LAKE}
 """What can't be asked of rows alone."""
 _GAPS_SHOWN = 20
 _NAMES = """
@@ -165,19 +166,23 @@ def keys_of(lake: Lake, expectation: Expectation) -> pl.Series:
     ------
     ContractError: there is no such table, version or column, or it is of another type.
     """
-    from penstock.tables import Table
-
-    arguments = expectation.arguments
-    name, column = arguments["table"], arguments["other_column"]
-    try:
-        snapshot = Table(lake, name).snapshot(arguments.get("version"))
-    except TableNotFound as error:
-        raise ContractError(f"{expectation.name}: {error}") from error
+    name, column = expectation.arguments["table"], expectation.arguments["other_column"]
+    snapshot = _other(lake, expectation, name)
     if column not in snapshot.schema.names:
         known = ", ".join(snapshot.schema.names)[:1000]
         raise ContractError(f"{expectation.name}: {name} has no column {column}; it has {known}")
     rows = snapshot.scan().select(pl.col(column).drop_nulls().unique())
     return rows.collect(engine="streaming").to_series()
+
+
+def _other(lake: Lake, expectation: Expectation, name: str) -> Snapshot:
+    """Another table that an expectation reads, at the version that it says."""
+    from penstock.tables import Table
+
+    try:
+        return Table(lake, name).snapshot(expectation.arguments.get("version"))
+    except TableNotFound as error:
+        raise ContractError(f"{expectation.name}: {error}") from error
 
 
 def refuse_without_lake(expectations: Sequence[Expectation]) -> None:
@@ -246,10 +251,16 @@ def judge_times(result: Result, values: Mapping[str, Any], past: Past | None) ->
 
 
 def judge_table(result: Result, rows: int, past: Past | None) -> bool:
-    """Fill in what is asked beside earlier batches; whether this was for it to do."""
+    """Fill in what is asked beside earlier batches and another table; whether this was for it to
+    do.
+    """
     expectation = result.expectation
-    if past is None or expectation.type not in (NEAR_PREVIOUS, KNOWN_COLUMNS):
+    if past is None or expectation.type not in (NEAR_PREVIOUS, KNOWN_COLUMNS, OTHER_COUNT):
         return False
+    if expectation.type == OTHER_COUNT:
+        other = _other(past.lake, expectation, expectation.arguments["other_table_name"]).rows
+        result.observed, result.holds = {"self": rows, "other": other}, rows == other
+        return True
     if expectation.type == KNOWN_COLUMNS:
         result.observed, result.holds = sorted(past.unknown), not past.unknown
         return True
@@ -268,7 +279,10 @@ def judge_table(result: Result, rows: int, past: Past | None) -> bool:
 def judge_frame(result: Result, frame: pl.LazyFrame, personal: set[str], past: Past | None) -> bool:
     """Fill in what takes a scan of its own; whether this was for it to do."""
     if result.expectation.type == QUERY:
-        _query(result, frame, personal)
+        judge_query(result, frame, personal)
+        return True
+    if result.expectation.type == COMPARISON and past is not None:
+        judge_comparison(result, frame, personal, past.lake)
         return True
     if result.expectation.type in ON_GX:
         judge_on_gx(result, frame, personal)
@@ -277,42 +291,6 @@ def judge_frame(result: Result, frame: pl.LazyFrame, personal: set[str], past: P
         _stable(result, frame, personal, past)
         return True
     return False
-
-
-def _query(result: Result, frame: pl.LazyFrame, personal: set[str]) -> None:
-    """Rows go through a file: a query may read them more than once, and they may be many.
-
-    Of rows with personal columns only the count is told: a query can make anything of them.
-    """
-    import duckdb
-
-    from penstock.tables.sql import connect
-
-    name, query = result.expectation.name, result.expectation.arguments["unexpected_rows_query"]
-    text = query.strip().rstrip(";").replace(BATCH, "__batch")
-    is_hidden = bool(personal & set(frame.collect_schema()))
-    with tempfile.TemporaryDirectory(prefix="penstock-sql-") as folder, connect() as connection:
-        path = Path(folder) / "batch.parquet"
-        frame.sink_parquet(path, compression="lz4")
-        try:
-            statements = duckdb.extract_statements(text)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise ContractError(f"{name}: a query for unexpected rows is one SELECT: {query!r}")
-            connection.execute(f"CREATE TABLE __batch AS SELECT * FROM read_parquet('{path}')")
-            # From here on it reads nothing but these rows, and writes nothing.
-            connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-            counted = connection.execute(f"SELECT count(*) FROM (\n{text}\n)").fetchall()
-            few = list[dict[str, Any]]()
-            if counted[0][0] and not is_hidden:
-                cursor = connection.execute(f"SELECT * FROM (\n{text}\n) LIMIT {EXAMPLES}")
-                names = [str(each[0]) for each in cursor.description or ()]
-                few = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-        except (duckdb.Error, ValueError, OverflowError) as error:
-            reason = type(error).__name__ if is_hidden else " ".join(str(error).split())[:300]
-            raise ContractError(f"{name}: {query!r}: {reason}") from (None if is_hidden else error)
-    result.observed, result.holds = int(counted[0][0]), counted[0][0] == 0
-    if result.observed:
-        result.details = {"unexpected_rows": few or MASK}
 
 
 def _stable(result: Result, frame: pl.LazyFrame, personal: set[str], past: Past) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.contracts import Expectation
-from penstock.contracts.beyond import BATCH
+from penstock.contracts.expectation import BATCH
 from penstock.errors import ContractError, MissingExtra
 from penstock.lake import Lake
 from penstock.quality.beyond import QUERY
@@ -74,7 +74,7 @@ def _result(told: Mapping[str, Any]) -> Any:
         words, config["type"] = expectation.describe(), QUERY
         config["kwargs"] = {"unexpected_rows_query": f"{words} {BATCH}"}
         broken, elements = result.get("unexpected_count"), result.get("element_count")
-        counts = None if broken is None else f"{broken:,} of {elements:,}"
+        counts = None if elements is None else f"{broken:,} of {elements:,}"
         result = {"observed_value": result.get("observed_value", counts)}
     return ExpectationValidationResult(
         success=told["success"],

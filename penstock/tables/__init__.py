@@ -9,7 +9,7 @@
     changes.py   what each version did to rows; change_feed.py reads that from the log
     constraints.py  rules that every row keeps
     upkeep.py    optimize, vacuum, checkpoint, restore, clone; tags.py; history.py
-    sql.py       DuckDB over it
+    querying.py  SQL over tables by their names; sql.py, DuckDB; arrow_files.py, pyarrow's reading
 
 A staged file does not exist for readers until a commit names it; whoever staged it and did not
 commit deletes it, and what a killed process left behind is part of no version.
@@ -19,6 +19,7 @@ from penstock.tables.changes import changes, enable_change_feed
 from penstock.tables.constraints import add_constraint, drop_constraint
 from penstock.tables.copying import Written
 from penstock.tables.history import SchemaChange, schema_history
+from penstock.tables.querying import query
 from penstock.tables.staging import StagedFile, Stager
 from penstock.tables.table import Snapshot, Table, Transaction
 from penstock.tables.tags import tag, tags, untag
@@ -45,6 +46,7 @@ __all__ = [
     "enable_deletion_vectors",
     "optimize",
     "overwrite",
+    "query",
     "replace_where",
     "restore",
     "schema_history",

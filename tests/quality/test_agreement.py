@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.contracts import Expectation
+from penstock.contracts.catalogue import BEYOND, KINDS
 from penstock.quality import check
 from tests.quality.expected import EXPECTED
 
@@ -144,3 +146,14 @@ def test_counts_are_those_of_great_expectations(
                 ours["result"],
                 expected["result"],
             )
+
+
+def test_every_expectation_of_great_expectations_is_known_here() -> None:
+    from great_expectations.expectations import core
+
+    classes = [name for name in dir(core) if name.startswith(("Expect", "Unexpected"))]
+    types = {re.sub(r"(?<!^)(?=[A-Z])", "_", name.replace("KL", "Kl")).lower() for name in classes}
+
+    assert len(types) > 50
+    assert types - {*KINDS} == set()
+    assert {*KINDS} - types == BEYOND

@@ -211,9 +211,9 @@ def test_a_query_over_any_frame() -> None:
 )
 def test_a_query_reads_its_batch_and_nothing_else(query: str, tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
-    made = c.unexpected_rows_expectation(query.replace("PATH", str(path)))
 
     with pytest.raises(ContractError):
+        made = c.unexpected_rows_expectation(query.replace("PATH", str(path)))
         check(pl.DataFrame({"a": [1]}), [made])
     assert not path.exists()
 
@@ -272,6 +272,14 @@ def test_a_check_leaves_out_of_a_contract_what_it_cant_know() -> None:
         lambda: c.expect_column_distribution_to_be_stable("a", psi=None),
         lambda: c.expect_table_row_count_to_be_near_previous(2, 1),
         lambda: c.unexpected_rows_expectation("SELECT 1"),
+        lambda: c.unexpected_rows_expectation("SELECT * FORM {batch}"),
+        lambda: c.expect_table_row_count_to_equal_other_table("products"),
+        lambda: c.expect_query_results_to_match_comparison("SELECT 1", "SELECT 1"),
+        lambda: c.expect_query_results_to_match_comparison("FROM {batch}", "FROM {batch}"),
+        lambda: c.expect_query_results_to_match_comparison("FROM {batch}", "SELECT 1; SELECT 2"),
+        lambda: c.expect_query_results_to_match_comparison("FROM {batch}", "FROM a.b@v1 WHERE"),
+        lambda: c.expect_query_results_to_match_comparison("FROM {batch}", "FROM a.b", "warehouse"),
+        lambda: c.expect_query_results_to_match_comparison("FROM {batch}", "FROM a.b", mostly=0),
         lambda: c.expect_column_distribution_to_be_stable("a", psi=float("nan")),
         lambda: c.expect_table_row_count_to_be_near_previous(max_ratio=float("inf")),
         lambda: check(pl.DataFrame({"a": [1]}), [c.expect_column_max_to_be_recent("a")]),

@@ -241,8 +241,12 @@ def test_every_expectation_goes_to_a_suite_and_back() -> None:
         c.expect_table_columns_to_be_known(severity="fail"),
     ]
     assert {each.type for each in own} == BEYOND
-    sql = c.unexpected_rows_expectation("SELECT * FROM {batch} WHERE n < 0")
-    for expectation in (*EXPECTED, *own, sql):
+    queries = [
+        c.unexpected_rows_expectation("SELECT * FROM {batch} WHERE n < 0"),
+        c.expect_table_row_count_to_equal_other_table("shop/b", 3),
+        c.expect_query_results_to_match_comparison("FROM {batch}", "FROM shop.b@v1", mostly=0.9),
+    ]
+    for expectation in (*EXPECTED, *own, *queries):
         entry = json.loads(json.dumps(expectation.to_gx()))
         assert Expectation.from_gx(entry).to_gx() == expectation.to_gx()
     kl = c.expect_column_kl_divergence_to_be_less_than(
@@ -251,7 +255,7 @@ def test_every_expectation_goes_to_a_suite_and_back() -> None:
     assert Expectation.from_gx(json.loads(json.dumps(kl.to_gx()))).to_gx() == kl.to_gx()
     compared = {kind for kind in KINDS if "json_schema" not in kind} - BEYOND
     assert {e.type for e in EXPECTED} >= compared - {
-        "unexpected_rows_expectation",
+        *(each.type for each in queries),
         "expect_column_kl_divergence_to_be_less_than",
         "expect_column_most_common_value_to_be_in_set",
         "expect_column_type_to_be",

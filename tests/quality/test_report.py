@@ -17,6 +17,7 @@ from penstock.errors import ContractError
 from penstock.ingest import ingest
 from penstock.quality import validate
 from penstock.quality.report import report
+from penstock.tables import Table, append
 from tests.conftest import ORDERS, Shop, order
 
 
@@ -175,8 +176,13 @@ def test_great_expectations_pages_show_what_it_lacks_in_words(shop: Shop, tmp_pa
             ),
             c.expect_multicolumn_values_to_be_unique(["product", "email"], severity="warn"),
             c.unexpected_rows_expectation("SELECT * FROM {batch} WHERE units > 3"),
+            c.expect_table_row_count_to_equal_other_table("shop/copy"),
+            c.expect_query_results_to_match_comparison(
+                "SELECT units FROM {batch}", "SELECT units + 100 FROM shop.copy"
+            ),
         ),
     )
+    append(Table(shop.lake, "shop/copy"), pl.DataFrame({"units": [1]}).to_arrow())
     shop = replace(shop, source=replace(shop.source, contract=contract))
     _filled(shop)
 

@@ -19,7 +19,7 @@ ASKED_AND_GONE = """
 import sys, time
 from penstock.lake import Lake
 from penstock.storage.objects import ObjectStore
-from penstock.upkeep import query
+from penstock.tables.querying import query
 
 read = ObjectStore.get_range
 

@@ -39,7 +39,7 @@ from penstock.tables import (
 )
 from penstock.tables import deletions as deletions_module
 from penstock.tables.deletions import deletion_of, places_of
-from penstock.upkeep import query
+from penstock.tables.querying import query
 
 
 def _frame(keys: range | list[int], value: str = "old") -> pl.DataFrame:

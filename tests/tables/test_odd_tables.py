@@ -35,7 +35,7 @@ from penstock.tables import (
     vacuum,
 )
 from penstock.tables import upserting as upserting_module
-from penstock.upkeep import query
+from penstock.tables.querying import query
 from tests.tables.test_deletions import vector_of_its_own
 
 

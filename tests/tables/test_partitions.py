@@ -17,7 +17,7 @@ from penstock.cli.app import main
 from penstock.contracts import Column, Contract
 from penstock.ingest import DeltaSource, ingest
 from penstock.tables import Table, append, changes, delete, enable_change_feed, upsert
-from penstock.upkeep import query
+from penstock.tables.querying import query
 
 TEXTS = ["plain", "b c", "ü", "a:b", "a/b", "100 %", "a%20b", "it's", "a,b", "a+b", "a&b=c", "a#b"]
 OTHERS = ["..", "?*[", "a\\b", "\x01", "tab\there", "line\nbreak", "𠮷野"]

@@ -35,7 +35,7 @@ from penstock.tables import (
     vacuum,
 )
 from penstock.tables.differences import changed_files
-from penstock.upkeep import query
+from penstock.tables.querying import query
 
 ANCIENT = timedelta(0)
 

@@ -25,8 +25,8 @@ from penstock.tables import (
     restore,
     upsert,
 )
+from penstock.tables.querying import query
 from penstock.tables.writing import staged_rows
-from penstock.upkeep import query
 
 DAY, HOUR = date(2026, 1, 1), datetime(2026, 1, 2, 3)
 
