@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +27,9 @@ PIECE_BYTES = 32 << 20
 """As stored, up to which files are read together as one piece."""
 LARGE_BYTES = 128 << 20
 """From which on a file is read in pieces of its own, by its row groups."""
+_LONG_BYTES = 256 << 20
+"""Of a table's pieces, from which on polars is held back: a short one ends before it matters."""
+_AHEAD = "POLARS_ROW_GROUP_PREFETCH_SIZE"
 _MOST_PARTED = 1000
 """Files of a partitioned table, each of which is a scan of its own in a piece."""
 _DELIMITED = (".csv", ".csv.gz", ".tsv")
@@ -82,6 +87,24 @@ def in_pieces(data: Data, schema: pl.Schema) -> list[Piece]:
         return []
     pieces = [Piece(each.rows.select(schema.names()), each.size_bytes) for each in found]
     return pieces if len(pieces) > 1 else []
+
+
+@contextmanager
+def little_read_ahead(pieces: Sequence[Piece]) -> Generator[None]:
+    """While a long table is read piece by piece, polars reads as many row groups of one ahead as it
+    has threads, and not the whole piece: no slower, and a tenth less memory, that no longer grows.
+
+    polars is told such things by the environment alone, as `polars.Config` does. Other scans of
+    the process heed it meanwhile; what is set there already stays.
+    """
+    if _AHEAD in os.environ or sum(piece.size_bytes for piece in pieces) < _LONG_BYTES:
+        yield
+        return
+    os.environ[_AHEAD] = str(pl.thread_pool_size())
+    try:
+        yield
+    finally:
+        os.environ.pop(_AHEAD, None)
 
 
 def _pieces(files: Sequence[str], sizes: Sequence[int], schema: pl.Schema) -> Iterator[Piece]:

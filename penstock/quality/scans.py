@@ -27,7 +27,7 @@ from penstock.quality.beyond import judge_frame, judge_table
 from penstock.quality.breaking import OWN, Few, RejectsWriter, Told, broken_by
 from penstock.quality.columns import AFTERWARDS, ORDERED, REPEATED, judged, mask, measures, second
 from penstock.quality.compiled import broken, considered, looked_at, read_by
-from penstock.quality.data import PIECE_BYTES, Piece
+from penstock.quality.data import PIECE_BYTES, Piece, little_read_ahead
 from penstock.quality.implied import implied
 from penstock.quality.reasons import reason, shown, with_reasons
 from penstock.quality.results import MASK, Result
@@ -198,7 +198,7 @@ class Run:
         values, total = dict[str, Any](), Counter[str]()
         largest = max(piece.size_bytes for piece in pieces)
         workers = min(len(pieces), max(1, _AT_ONCE // max(1, largest)))
-        with self._told(path) as told:
+        with little_read_ahead(pieces), self._told(path) as told:
             for piece, found, tally, few in Threads(workers).run(scan, pieces):
                 values |= found
                 batches: Iterable[pl.DataFrame] = few.rows()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from penstock.lake import Lake
 from penstock.quality import breaking as breaking_module
 from penstock.quality import check, profile
 from penstock.quality import data as data_module
+from penstock.quality.data import Piece, little_read_ahead
 from penstock.tables import Table, append, enable_deletion_vectors, upsert
 
 _EXPECTATIONS = (
@@ -275,3 +277,24 @@ def test_rejects_may_lie_at_any_path_and_leave_nothing_beside(tmp_path: Path) ->
     assert len(list(path.parent.iterdir())) == 2
     del writer  # as where a second Ctrl-C strikes while the first is answered
     assert list(path.parent.iterdir()) == [path]
+
+
+AHEAD = "POLARS_ROW_GROUP_PREFETCH_SIZE"
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "given", "meanwhile"),
+    [(300 << 20, None, str(pl.thread_pool_size())), (1 << 20, None, None), (300 << 20, "9", "9")],
+)
+def test_of_a_long_table_polars_reads_little_ahead(
+    monkeypatch: pytest.MonkeyPatch, size_bytes: int, given: str | None, meanwhile: str | None
+) -> None:
+    monkeypatch.delenv(AHEAD, raising=False)
+    if given is not None:
+        monkeypatch.setenv(AHEAD, given)
+    pieces = [Piece(pl.LazyFrame({"a": [1]}), size_bytes // 2)] * 2
+
+    with pytest.raises(KeyError), little_read_ahead(pieces):
+        assert os.environ.get(AHEAD) == meanwhile
+        raise KeyError
+    assert os.environ.get(AHEAD) == given
