@@ -3,8 +3,8 @@
     python -m benchmarks.quality
     python -m benchmarks.quality --python OTHER    an interpreter that has the peers installed
 
-Each runs as a process of its own, its start included; the best of `--runs`. Memory is the most of
-any run; of ten times the rows, it is beside that of the first work.
+Each runs as a process of its own, its start included, in turns. The table has the best of `--runs`
+and the most memory of any; the line below compares medians, which one lucky run doesn't move.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 from benchmarks import environment_of
 from benchmarks.quality.data import write_rows
@@ -65,20 +67,21 @@ def main() -> None:
             for who in ("ours", *others):
                 one = _measured(who, folders[name], *WORKS[name][1:3], told.python)
                 tries.setdefault((name, who), []).append(one)
-    best = dict[str, tuple[float, float]]()
+    best = dict[str, float]()
     for (name, who), each in tries.items():
         size_mb = sum(file.stat().st_size for file in folders[name].iterdir()) / 1e6
         seconds, peak = min(one[0] for one in each), max(one[1] for one in each)
         if who == "ours":
-            best[name] = seconds, peak
+            best[name] = seconds
         rejected = "-" if each[0][2] is None else f"{each[0][2]:,}"
         lines.append(
             f"| {WORKS[name][0]}, {size_mb:,.0f} MB | {who} | {seconds:.2f} | {peak:,.0f} "
-            f"| {rejected} | {seconds / best[name][0]:.2f} x |"
+            f"| {rejected} | {seconds / best[name]:.2f} x |"
         )
         print(lines[-1])
-    if "narrow" in best:
-        lines += ["", "Ours, beside the 12 expectations: " + ", ".join(_beside(best)) + "."]
+    ours = {name: each for (name, who), each in tries.items() if who == "ours"}
+    if "narrow" in ours:
+        lines += ["", "Ours, beside the 12 expectations: " + ", ".join(_beside(ours)) + "."]
         print(lines[-1])
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("\n".join(lines) + "\n")
@@ -95,14 +98,17 @@ def _written(folder: Path, rows: int, name: str) -> Path:
     return path
 
 
-def _beside(best: dict[str, tuple[float, float]]) -> list[str]:
-    """What the other works take of the first one's time, and of its memory."""
-    seconds, peak = best["narrow"]
+def _beside(tries: Mapping[str, Sequence[tuple[float, float, int | None]]]) -> list[str]:
+    """What the other works take of the first one's time, and of its memory, by the medians."""
+    middle = {
+        name: (median(t[0] for t in each), median(t[1] for t in each))
+        for name, each in tries.items()
+    }
+    seconds, peak = middle.pop("narrow")
     return [
         f"{WORKS[name][0]} take {each[0] / seconds:.2f} x the time and {each[1] / peak:.2f} x the "
         "memory"
-        for name, each in best.items()
-        if name != "narrow"
+        for name, each in middle.items()
     ]
 
 
