@@ -29,7 +29,7 @@ def judge_query(result: Result, frame: pl.LazyFrame, personal: set[str]) -> None
     """Count the rows that a query finds, of which there are to be none."""
     query = result.expectation.arguments["unexpected_rows_query"]
     is_hidden = bool(personal & set(frame.collect_schema()))
-    with _over(frame) as connection, _told(result, query, is_hidden=is_hidden):
+    with _told(result, query, is_hidden=is_hidden), _over(frame) as connection:
         _lock(connection)
         text = _text(query)
         counted = connection.execute(f"SELECT count(*) FROM (\n{text}\n)").fetchall()
@@ -52,17 +52,15 @@ def judge_comparison(result: Result, frame: pl.LazyFrame, personal: set[str], la
 
     name, arguments = result.expectation.name, result.expectation.arguments
     base, other = arguments["base_query"], arguments["comparison_query"]
-    with _over(frame) as connection:
+    is_hidden = bool(personal & set(frame.collect_schema()))
+    with _told(result, base, is_hidden=is_hidden), _over(frame) as connection:
         try:
             bound = Bound(connection, lake, _text(other))
         except LakeError as error:
             raise ContractError(f"{name}: {error}") from error
-        is_hidden = bool(personal & set(frame.collect_schema())) or any(
-            personal_of(snapshot) for snapshot in bound.tables.values()
-        )
+        is_hidden |= any(personal_of(snapshot) for snapshot in bound.tables.values())
         _lock(connection)
-        with _told(result, base, is_hidden=is_hidden):
-            connection.execute(f"CREATE TEMP TABLE __base AS (\n{_text(base)}\n)")
+        connection.execute(f"CREATE TEMP TABLE __base AS (\n{_text(base)}\n)")
         with _told(result, other, is_hidden=is_hidden, bound=bound):
             connection.execute(f"CREATE TEMP TABLE __other AS (\n{bound.text}\n)")
         _refuse_unlike(connection, name)
